@@ -1,0 +1,116 @@
+"""What a recipe is trained on: data, size of the model, crop, epochs, evaluation, replicas, target.
+
+A workload never changes what a recipe says. It also says what the weights that recipes call v1 and v2 are,
+and gives the system settings that a ladder starts from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError, settings
+from bench.recipe import SYSTEM, Recipe
+from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, counts, dump, names, number
+
+__all__ = ["Workload", "dump", "load", "parse", "shipped", "system"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(Settings):
+    """A resolved workload; `values["data"]["classes"][i]` is the name of label value i + 1, 0 is "other"."""
+
+
+_LABELS = 254  # labels are 8 bit; 0 is "other", and 255 elsewhere means "ignore"
+
+_KIND = settings.Kind(
+    word="workload",
+    folder="recipes/workloads",
+    make=Workload,
+    header={"extends": TEXT, "title": LINE, "why": TEXT},
+    sections={
+        "data": {
+            "source": choice("scenes", "folder"),
+            "classes": names(_LABELS),
+            "train_images": count(0),
+            "val_images": count(0),
+            "scenes_seed": count(0),
+            "in_memory": FLAG,
+            "redistributable": FLAG,
+        },
+        "model": {
+            "backbone": choice("narrow", "resnet18", "resnet50", "resnet101"),
+            "widths": counts(0, 5),
+            "blocks": counts(0, 4),
+            "output_stride": choice(8, 16),
+            "head_width": count(1),
+            "low_width": count(1),
+            "rates": counts(3),
+            "dropout": number("a number from 0 to below 1", lambda value: 0 <= value < 1),
+            "v1": LINE,
+            "v2": LINE,
+        },
+        "train": {
+            "crop": count(1),
+            "epochs": count(1),
+            "replicas": count(1),
+            "data_workers": count(0),
+            "threads": count(0),
+        },
+        "evaluation": {
+            "protocol": choice("squash", "native"),
+            "evaluations": count(1),
+            "batch_size": count(1),
+            "target_miou": number("a number from 0 to 100, in points", lambda value: 0 <= value <= 100),
+            "samples": count(0),
+        },
+        "system": SYSTEM,
+    },
+)
+
+
+def shipped() -> list[str]:
+    """The names of the workloads that travel with segbench."""
+    return list(settings.shipped(_KIND))
+
+
+def load(name_or_path: str | Path) -> Workload:
+    """A workload by its shipped name or the path of a file.
+
+    Raises BenchError, one line that names file and key, for whatever a workload must not say.
+    """
+    workload = settings.load(_KIND, name_or_path)
+    _check(workload)
+    return workload
+
+
+def parse(text: str, origin: str) -> Workload:
+    """The resolved workload of a run folder, as `dump` wrote it. BenchError: it is none, or was edited."""
+    return settings.parse(_KIND, text, origin)
+
+
+def system(workload: Workload, recipe: Recipe) -> dict[str, Any]:
+    """precision and channels_last of a run: the workload's, with what a systems rung changes over them."""
+    return {**workload.values["system"], **recipe.values["system"]}
+
+
+def _check(workload: Workload) -> None:
+    """Refuse values that are each allowed and do not fit one another."""
+    data, model = workload.values["data"], workload.values["model"]
+    narrow = model["backbone"] == "narrow"
+    for key, wanted in (
+        ("widths", "5 numbers: the stem and 4 stages"),
+        ("blocks", "4 numbers: a stage each"),
+    ):
+        if narrow != bool(model[key]):
+            backbone = settings.show(model["backbone"])
+            raise BenchError(
+                f"{workload.path}: [model] {key} = {model[key]} does not go with backbone = {backbone}",
+                f"give {wanted}" if narrow else f"write {key} = []: only the narrow backbone takes it",
+            )
+    if data["source"] == "scenes" and not (data["train_images"] and data["val_images"]):
+        raise BenchError(
+            f'{workload.path}: [data] source = "scenes" needs train_images and val_images above 0',
+            "0 means as many as there are in a folder; say how many scenes to draw",
+        )
