@@ -1,0 +1,104 @@
+"""Reading a data set in the layout of ADE20K: `{images,annotations}/{training,validation}/`.
+
+Labels are 8-bit gray pictures: 0 is "other", which is ignored; value i + 1 is class i. In memory "other"
+becomes `IGNORE`: subtracting one in uint8 does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bench import BenchError
+
+IGNORE = 255
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class Dataset:
+    """The pairs of one split, read on demand, or all at once with `in_memory`.
+
+    `pair(i)` gives the RGB picture and its label picture (mode L, class numbers from 0, `IGNORE` for other).
+    """
+
+    def __init__(self, folder: Path, split: str, classes: Sequence[str], in_memory: bool) -> None:
+        self.paths = find_pairs(folder, split)
+        self.classes = len(classes)
+        self.kept = [self._read(index) for index in range(len(self))] if in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """File name of a picture without its ending."""
+        return self.paths[index][0].stem
+
+    def pair(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Picture and label of one size. BenchError: a damaged file, sizes that differ, a label too high."""
+        return self.kept[index] if self.kept is not None else self._read(index)
+
+    def _read(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image_path, label_path = self.paths[index]
+        image = _decode(image_path)
+        label = _decode(label_path)
+        if image.mode.startswith(("I", "F")):  # converting would clip them to 255, mostly to white
+            raise BenchError(
+                f"{image_path} has mode {image.mode}, not 8 bits a channel", "save it as 8-bit PNG or JPEG"
+            )
+        if label.mode not in ("L", "P"):
+            raise BenchError(
+                f"{label_path} has mode {label.mode}, not 8-bit gray",
+                "labels are 8-bit gray PNG: 0 other, 1.. classes",
+            )
+        if image.size != label.size:
+            raise BenchError(
+                f"{label_path} is {label.width}x{label.height}, its picture {image.width}x{image.height}",
+                "mend or remove the pair",
+            )
+        numbers = np.asarray(label)
+        if numbers.max() > self.classes:
+            raise BenchError(
+                f"{label_path} holds label {numbers.max()}, but the workload has {self.classes} classes",
+                "mend the file, or name all classes in the workload's [data] classes",
+            )
+        return image.convert("RGB"), Image.fromarray(numbers - np.uint8(1))
+
+
+def find_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    """(picture, label) paths of a split, sorted by name.
+
+    BenchError: no such folder, no picture in it, or a picture without its label.
+    """
+    images, labels = folder / "images" / split, folder / "annotations" / split
+    for path in (images, labels):
+        if not path.is_dir():
+            raise BenchError(
+                f"{folder} is not a data set in the ADE20K layout: there is no {path}",
+                "name the folder that holds images/ and annotations/ with --data",
+            )
+    pictures = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not pictures:
+        raise BenchError(
+            f"{images} holds no pictures", "name the folder that holds images/ and annotations/ with --data"
+        )
+    named = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
+    lonely = [path for path in pictures if path.stem not in named]
+    if lonely:
+        raise BenchError(
+            f"{lonely[0]} has no label {labels / lonely[0].stem}.png ({len(lonely)} in all)",
+            "add the missing labels or remove the pictures",
+        )
+    return [(path, named[path.stem]) for path in pictures]
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's words for a damaged file
+        hint = "replace the file, or remove the pair"
+        raise BenchError(f"{path} cannot be read as a picture: {error}", hint) from error

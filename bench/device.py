@@ -1,0 +1,106 @@
+"""The device that a run computes on: found, described, set up, measured."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import Any
+
+import torch
+import torchvision
+
+from bench import BenchError, machine, nvml
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def facts(wanted: str) -> dict[str, Any]:
+    """The machine's fields of a record for `wanted` (auto, cpu or cuda), with reasons in `unmeasured`.
+
+    auto is cuda where torch sees a GPU. BenchError: cuda is wanted and there is none, or an unknown name.
+    """
+    device = _resolve(wanted)
+    cuda = device == "cuda"
+    driver, problem = nvml.driver_version() if cuda else (None, "the run used no GPU")
+    found = {
+        **machine.host_facts(),
+        "device": device,
+        "device_count": 1,
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "driver": driver,
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": str(torch.backends.cudnn.version()) if cuda else None,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "threads": torch.get_num_threads(),
+        "tf32": cuda and torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": cuda,
+    }
+    found["unmeasured"] = {
+        name: problem if name == "driver" else "not known on this machine" if cuda else "the run used no GPU"
+        for name in ("gpu", "driver", "cuda", "cudnn")
+        if found[name] is None
+    }
+    return found
+
+
+def set_up(device: str, threads: int, deterministic: bool) -> torch.device:
+    """Settle what this process computes with, before it computes anything. `threads` 0: as torch has it."""
+    if threads:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not deterministic
+    if device == "cpu":
+        _keep_freed_memory()
+    return torch.device(device)
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when all work queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def uuids(device: torch.device) -> list[str]:
+    """UUIDs of the CUDA devices of the run, for NVML."""
+    return [str(torch.cuda.get_device_properties(device).uuid)] if device.type == "cuda" else []
+
+
+def measured_peak_tflops(device: torch.device, precision: str) -> float:
+    """The fastest of a few large square matrix products in the run's precision, in TFLOP/s."""
+    size = 8192 if device.type == "cuda" else 768
+    own = torch.Generator(device)  # the global stream belongs to the run
+    a = torch.randn(size, size, device=device, generator=own).to(HALF.get(precision, torch.float32))
+    best = float("inf")
+    for _ in range(6):
+        wait_for(device)
+        began = time.perf_counter()
+        a @ a
+        wait_for(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best / 1e12
+
+
+def _resolve(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise BenchError(f"there is no device {wanted!r}", "use --device auto, cpu or cuda", code=2)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BenchError("torch sees no CUDA device here", "use --device cpu, or check `nvidia-smi`")
+    return wanted
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks instead of handing them back: training frees and takes the same ones
+    each step, and the kernel would clear every page anew. Other C libraries are left as they are."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -1,0 +1,173 @@
+"""DeepLabv3+: a torchvision ResNet with dilated last stages, a separable ASPP and a light decoder.
+
+The head follows mmsegmentation's DepthwiseSeparableASPPHead without the auxiliary head. The narrow backbone
+of the embedded default is the same thing in small: torchvision's BasicBlock in four thin stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+
+class DeepLab(nn.Module):
+    """Images (N, 3, H, W) -> logits (N, classes, H, W).
+
+    `dropout` is the probability that a channel of the fused features is dropped; the mask itself comes from
+    outside, because it must not depend on which device draws it.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        head_width: int,
+        low_width: int,
+        rates: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        low, high = (_out_channels(backbone.get_submodule(stage)) for stage in ("layer1", "layer4"))
+        self.pool = conv_bn(high, head_width, 1)
+        self.point = conv_bn(high, head_width, 1)
+        self.atrous = nn.ModuleList(separable(high, head_width, rate) for rate in rates)
+        self.project = conv_bn(head_width * (2 + len(rates)), head_width, 3)
+        self.low = conv_bn(low, low_width, 1)
+        self.fuse = nn.Sequential(
+            separable(head_width + low_width, head_width), separable(head_width, head_width)
+        )
+        self.classify = nn.Conv2d(head_width, classes, 1)
+        self.dropout = dropout
+        self.head_width = head_width
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Logits at the size of the images; `keep` (N, head_width) bool: the channels dropout leaves."""
+        low, high = self.features(images)
+        branches = [self.pool(high.mean((2, 3), keepdim=True)).expand(-1, -1, *high.shape[2:])]
+        branches += [self.point(high), *(branch(high) for branch in self.atrous)]
+        context = self.project(torch.cat(branches, 1))
+        fused = self.fuse(torch.cat([resize(context, low.shape[2:]), self.low(low)], 1))
+        if keep is not None:
+            fused = fused * (keep.to(fused.dtype) / (1 - self.dropout))[:, :, None, None]
+        return resize(self.classify(fused), images.shape[2:])
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The two taps: layer1 at stride 4 and layer4 at the output stride."""
+        net: Any = self.backbone
+        low = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
+        return low, net.layer4(net.layer3(net.layer2(low)))
+
+
+class NarrowResNet(nn.Module):
+    """A ResNet with the stage names of torchvision's; `widths` are those of the stem and the four stages."""
+
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        stem, *stages = widths
+        self.conv1 = nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        before = stem
+        for number, (width, depth) in enumerate(zip(stages, blocks, strict=True), start=1):
+            stride = 1 if number == 1 else 2
+            self.add_module(f"layer{number}", _stage(before, width, depth, stride))
+            before = width
+
+
+def build(settings: Mapping[str, Any], classes: int) -> DeepLab:
+    """The model that the `[model]` section of a workload describes, freshly drawn (no weights loaded)."""
+    name = settings["backbone"]
+    if name == "narrow":
+        backbone: nn.Module = NarrowResNet(settings["widths"], settings["blocks"])
+    else:
+        backbone = getattr(torchvision.models, name)(weights=None)
+        del backbone.fc, backbone.avgpool
+    initialise(backbone)
+    dilate(backbone, settings["output_stride"])
+    model = DeepLab(
+        backbone,
+        classes,
+        settings["head_width"],
+        settings["low_width"],
+        settings["rates"],
+        settings["dropout"],
+    )
+    for child_name, child in model.named_children():
+        if child_name != "backbone":
+            initialise(child)
+    return model
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming normal (fan-in) for convolutions, zero for biases; batch norm keeps weight 1 and bias 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def dilate(backbone: nn.Module, output_stride: int) -> None:
+    """Turn the strides of the last stages into dilation, so that layer4 has `output_stride` (8 or 16).
+
+    As torchvision's `replace_stride_with_dilation`, which knows bottlenecks only: the first block of a stage
+    keeps the dilation of the stage before it, the others take the new one.
+    """
+    dilation = 1
+    for name, stride in (("layer3", 16), ("layer4", 32)):
+        if stride <= output_stride:
+            continue
+        before, dilation = dilation, dilation * 2
+        for number, block in enumerate(getattr(backbone, name)):
+            for conv in (module for module in block.modules() if isinstance(module, nn.Conv2d)):
+                conv.stride = (1, 1)
+                if conv.kernel_size == (3, 3):
+                    rate = before if number == 0 and conv is _first_spatial(block) else dilation
+                    conv.dilation = conv.padding = (rate, rate)
+
+
+def _first_spatial(block: nn.Module) -> nn.Module:
+    """The 3x3 convolution of a block that carried the stride, so comes before the new dilation."""
+    return block.get_submodule("conv1" if isinstance(block, BasicBlock) else "conv2")
+
+
+def conv_bn(channels: int, width: int, kernel: int, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; the size stays."""
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def separable(channels: int, width: int, dilation: int = 1) -> nn.Sequential:
+    """Depthwise 3x3, then pointwise, each with batch norm and ReLU."""
+    depthwise = conv_bn(channels, channels, 3, dilation, groups=channels)
+    return nn.Sequential(depthwise, conv_bn(channels, width, 1))
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, corners not aligned."""
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _stage(before: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or before != width:
+        downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    blocks = [BasicBlock(before, width, stride, downsample)]
+    blocks += [BasicBlock(width, width) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+def _out_channels(stage: nn.Module) -> int:
+    return [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features

@@ -1,0 +1,560 @@
+"""Train a matrix of recipes and seeds: plan first, then one run after the other, each in its own process.
+
+The plan says of every run whether it is there already, is to go on or is to begin, and stops before anything
+is trained where a record on disk cannot be compared with what would be made now. Processes are forked from a
+server that has imported torch once; this module never imports it. A lock on the run's folder, held by the
+process that trains and by this one, keeps two matrices from training one run. What happens to a process stays
+with its run: the matrix goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import faulthandler
+import fcntl
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import connection, forkserver, reduction, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn, Self
+
+from bench import BenchError, record
+from bench.progress import Display, Progress
+from bench.recipe import Recipe
+from bench.recipe import check as check_recipe
+from bench.workload import Workload
+
+__all__ = ["Job", "Outcome", "Progress", "Result", "Run", "plan", "run"]
+
+TRAINER = "bench.train"  # has train(job, tell), facts(device) and the exception Interrupted
+INTERRUPTED = 130  # exit code of a process that was asked to stop
+PATIENCE_S = 60.0  # how long a run that was asked to stop may take over its checkpoint
+TICK_S = 0.25
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the process of a run is given. `data`: the folder of the pictures; None in a plan whose
+    scenes the runner has yet to draw. `command`: the command line that asked for it. `facts`: the machine's
+    fields of the record, as `facts(device)` of the trainer found them."""
+
+    recipe: Recipe
+    workload: Workload
+    seed: int
+    folder: Path
+    data: Path | None
+    device: Literal["cpu", "cuda"]
+    command: str
+    deterministic: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(recipe, seed): what tells it from the other runs of its matrix."""
+        return self.recipe.name, self.seed
+
+    @property
+    def results(self) -> Path:
+        """The folder that holds the whole matrix."""
+        return self.folder.parents[2]
+
+    @property
+    def log(self) -> Path:
+        """Where the output of its process goes."""
+        return self.folder / "log.txt"
+
+
+Action = Literal["train", "resume", "retry", "skip"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the matrix and what is to be done about it; `record`: what its folder holds, if anything."""
+
+    job: Job
+    action: Action
+    record: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run. `status` is the record's, or "taken": another segbench is training it."""
+
+    job: Job
+    status: str
+    record: Mapping[str, Any] | None = None
+    error: str | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of the runs, in the order of the plan. `stopped`: somebody said stop; some are missing."""
+
+    outcomes: list[Outcome]
+    stopped: bool
+
+
+# -------------------------------------------------------------------------------------------------- the plan
+
+
+def plan(
+    recipes: Sequence[Recipe],
+    workload: Workload,
+    seeds: int,
+    results: Path,
+    *,
+    data: Path | None = None,
+    device: str = "auto",
+    command: str = "",
+    deterministic: bool = False,
+    trainer: str = TRAINER,
+) -> list[Run]:
+    """Every run of the matrix in the order in which it is to be trained. Writes nothing.
+
+    Raises BenchError for an absent device, recipes that workload or device rule out, missing data, a record
+    that cannot be read, and a record that differs from what would be measured now.
+    """
+    _check_data(workload, data)
+    for recipe in recipes:
+        check_recipe(recipe, workload)
+    context = _serve(trainer)  # imports torch while the records are read
+    for recipe, seed in order(recipes, seeds):
+        _read(record.run_folder(results, workload.name, recipe.name, seed))
+    facts = _ask_facts(context, trainer, device)
+    for recipe in recipes:
+        check_recipe(recipe, workload, facts["device"])
+    return [
+        _look(
+            Job(
+                recipe=recipe,
+                workload=workload,
+                seed=seed,
+                folder=record.run_folder(results, workload.name, recipe.name, seed),
+                data=data,
+                device=facts["device"],
+                command=command,
+                deterministic=deterministic,
+                facts=facts,
+            )
+        )
+        for recipe, seed in order(recipes, seeds)
+    ]
+
+
+def order(recipes: Sequence[Recipe], seeds: int) -> Iterator[tuple[Recipe, int]]:
+    """Seed by seed, each beginning one recipe later, so that a drift of the machine lands on no one rung."""
+    for seed in range(seeds):
+        first = seed % len(recipes)
+        for recipe in (*recipes[first:], *recipes[:first]):
+            yield recipe, seed
+
+
+def _check_data(workload: Workload, data: Path | None) -> None:
+    if workload.values["data"]["source"] == "scenes":
+        if data is not None:
+            raise BenchError(f"workload {workload.name} draws its own pictures", "leave --data out")
+        return
+    if data is None:
+        raise BenchError(
+            f"workload {workload.name} is trained on a folder of pictures", "name it with --data DIR"
+        )
+    if not data.is_dir():
+        raise BenchError(f"there is no folder {data}", "name the folder of the pictures with --data DIR")
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The record in `folder`, None where none was begun. BenchError: it cannot be read."""
+    if (folder / "run.json").exists():
+        return record.read(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BenchError(f"{folder} is not a folder", "move it away, or name another folder with --results")
+    return None
+
+
+def _look(job: Job) -> Run:
+    """What is to be done about a run, from its record. BenchError: the record is of something else."""
+    found = _read(job.folder)
+    if found is None:
+        return Run(job, "train", None)
+    for name, wanted in _identity(job).items():
+        if found[name] == wanted or (found[name] is None and found["status"] == "failed"):
+            continue  # a run may fail before it knows its machine
+        raise BenchError(
+            f"{job.folder} holds another run: its {name} is {_show(found[name])}, now it is {_show(wanted)}",
+            f"keep both with --results {_free(job.results)}, or move that folder away",
+        )
+    actions: dict[str, Action] = {"finished": "skip", "diverged": "skip", "failed": "retry"}
+    return Run(job, actions.get(found["status"], "resume"), found)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """The fields in which a record must agree before its run counts as this one."""
+    wanted = {
+        "workload": job.workload.name,
+        "recipe": job.recipe.name,
+        "seed": job.seed,
+        "workload_fingerprint": job.workload.fingerprint,
+        "recipe_fingerprint": job.recipe.fingerprint,
+        "protocol": job.workload.values["evaluation"]["protocol"],
+        "data_workers": job.workload.values["train"]["data_workers"],
+        "deterministic": job.deterministic,
+    }
+    machine = {name: job.facts[name] for name in record.MUST_MATCH if name in job.facts}
+    if threads := job.workload.values["train"]["threads"]:
+        machine["threads"] = threads
+    if job.deterministic:
+        machine["cudnn_benchmark"] = False
+    return {**machine, **wanted}
+
+
+def _show(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _free(results: Path) -> Path:
+    """A folder name beside `results` that is not in use."""
+    number = 2
+    while (free := results.with_name(f"{results.name}-{number}")).exists():
+        number += 1
+    return free
+
+
+# ------------------------------------------------------------------------------------------------ the matrix
+
+
+def run(
+    runs: Sequence[Run],
+    display: Display,
+    *,
+    trainer: str = TRAINER,
+    patience_s: float = PATIENCE_S,
+) -> Result:
+    """Train what the plan says, and tell `display`. Nothing that happens to a run stops the others.
+
+    SIGINT or SIGTERM ends it after the current run has saved its checkpoint, or after `patience_s`; a second
+    one kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
+    """
+    context = _serve(trainer)
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    queue: deque[Run] = deque()
+    with _Stop() as stop, display:
+        for each in runs:
+            if each.action == "skip" and each.record is not None:
+                outcomes[each.job.key] = Outcome(each.job, each.record["status"], each.record)
+                display.skip(each.job.key, each.record["status"], each.record)
+            else:
+                queue.append(each)
+        if queue:
+            _check_writable(queue[0].job.results)
+            data = _find_data(queue[0].job, display, stop)
+        postponed = set()
+        while queue and not stop.requests:
+            each = queue.popleft()
+            outcome = _attempt(replace(each.job, data=data), context, trainer, display, stop, patience_s)
+            if outcome.status == "taken" and each.job.key not in postponed:
+                postponed.add(each.job.key)  # look again when the others are done
+                queue.append(each)
+                continue
+            outcomes[each.job.key] = outcome
+            display.end(each.job.key, outcome.status, outcome.record, outcome.error)
+    done = [outcomes[each.job.key] for each in runs if each.job.key in outcomes]
+    return Result(done, stopped=stop.requests > 0)
+
+
+def _check_writable(results: Path) -> None:
+    """BenchError: `results` cannot take files. A disk that is full shows only when something is written."""
+    probe = results / ".probe"
+    record.write_atomic(probe, " " * 65536)
+    probe.unlink()
+
+
+def _find_data(job: Job, display: Display, stop: _Stop) -> Path | None:
+    """The folder of the matrix's pictures; scenes that were never drawn here are drawn now, once.
+
+    Raises BenchError where they cannot be written or are damaged, KeyboardInterrupt where somebody says stop.
+    """
+    settings = job.workload.values["data"]
+    if settings["source"] != "scenes":
+        return job.data
+    from bench import scenes  # numpy and Pillow, which nothing else here needs
+
+    def drawn(done: int, total: int) -> None:
+        if stop.requests:
+            raise KeyboardInterrupt
+        display.prepare(done, total)
+
+    counts = settings["train_images"], settings["val_images"]
+    return scenes.ensure(scenes.cache_folder(), *counts, settings["scenes_seed"], drawn)
+
+
+def _attempt(
+    job: Job,
+    context: ForkServerContext,
+    trainer: str,
+    display: Display,
+    stop: _Stop,
+    patience_s: float,
+) -> Outcome:
+    """One run from lock to outcome."""
+    try:
+        lock = Lock.take(job.folder)
+        if lock is None:
+            return Outcome(job, "taken")
+        with contextlib.closing(lock):
+            look = _look(job)  # another segbench may have trained it since the plan was made
+            if look.action == "skip" and look.record is not None:
+                return Outcome(job, look.record["status"], look.record)
+            display.start(job.key, resumed=look.action == "resume")
+            receive, send = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_train, args=(trainer, job, send, lock), name="/".join(map(str, job.key))
+            )
+            process.start()
+            send.close()
+            with receive:
+                error = _watch(process, receive, display, stop, patience_s)
+            return _settle(look, process.exitcode or 0, error, stopped=stop.requests > 0)
+    except BenchError as error:
+        return Outcome(job, "failed", None, error.message, error.hint)
+
+
+def _watch(
+    process: ForkServerProcess, receive: Connection, display: Display, stop: _Stop, patience_s: float
+) -> BenchError | None:
+    """Hand on what the process tells until it has ended; ask it to stop when somebody says so.
+
+    Returns the error it gave as its last word, if it did.
+    """
+    last_word: BenchError | None = None
+    asked: float | None = None
+    sources: list[Any] = [receive, process.sentinel]
+    try:
+        while True:
+            ready = connection.wait(sources, TICK_S)
+            while receive in sources and receive.poll():
+                try:
+                    message = receive.recv()
+                except (EOFError, OSError):  # it has nothing more to say, or was cut off in mid-word
+                    sources.remove(receive)
+                    break
+                if isinstance(message, BenchError):
+                    last_word = message
+                else:
+                    display.tell(message)
+            display.tick()
+            if process.sentinel in ready:
+                process.join()
+                return last_word
+            if stop.requests and asked is None:
+                asked = time.monotonic()
+                process.terminate()
+                display.stopping()
+            if stop.requests > 1 or (asked is not None and time.monotonic() - asked > patience_s):
+                process.kill()
+    finally:
+        if process.exitcode is None:  # a bug of ours must not leave it behind
+            process.kill()
+            process.join()
+
+
+def _settle(look: Run, exitcode: int, last_word: BenchError | None, *, stopped: bool) -> Outcome:
+    """What became of a run whose process has ended; finishes the record where the process could not."""
+    job = look.job
+    found = _read(job.folder)
+    if found is not None and found != look.record and found["status"] != "running":
+        hint = last_word.hint if last_word else ""
+        return Outcome(job, found["status"], found, found["error"], hint)
+    if stopped:
+        status, error = "interrupted", "stopped before it could save anything" if found is None else None
+    else:
+        status, error = "failed", last_word.message if last_word else _last_words(job, exitcode)
+    facts = {name: value for name, value in job.facts.items() if name in record.FIELD}
+    known = found or {**facts, **_identity(job)}
+    found = record.blank(**{**known, "status": status, "error": error})
+    with contextlib.suppress(BenchError):  # on a full disk the outcome is told and not kept
+        record.write(job.folder, found)
+    return Outcome(job, status, found, error, last_word.hint if last_word else "")
+
+
+def _last_words(job: Job, exitcode: int) -> str:
+    """Why a process ended without saying so."""
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    with contextlib.suppress(OSError):
+        lines = job.log.read_text(encoding="utf-8", errors="replace").split(_HEADLINE)[-1].splitlines()[1:]
+        if words := [line.strip() for line in lines if line.strip()]:
+            return words[-1]
+    return f"its process ended with exit code {exitcode} and did not finish the record"
+
+
+# ------------------------------------------------------------------------------------------------- processes
+
+
+def _serve(trainer: str) -> ForkServerContext:
+    """A server that has imported the trainer, and from which processes are forked.
+
+    It and its children are born with the stop signals blocked, so that Ctrl-C, which a terminal sends to all
+    of them, cannot hit one before it is ready; `_train` opens them. click is imported beforehand because the
+    console script, whose body multiprocessing runs again in each child, imports it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([trainer, "click"])
+    resource_tracker.ensure_running()  # starting it would open the signals again
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    return context
+
+
+def _ask_facts(context: ForkServerContext, trainer: str, device: str) -> dict[str, Any]:
+    """The machine's fields of the record, from a process that has torch. BenchError: no such device."""
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_find_facts, args=(trainer, device, send))
+    process.start()
+    send.close()
+    try:
+        with receive:
+            answer = receive.recv()
+    except EOFError:
+        raise RuntimeError(f"{trainer} told nothing of the machine: see its message above") from None
+    finally:
+        if process.exitcode is None and sys.exc_info()[0] is not None:
+            process.kill()
+        process.join()
+    if isinstance(answer, BenchError):
+        raise answer
+    return dict(answer)
+
+
+def _find_facts(trainer: str, device: str, send: Connection) -> None:
+    """The body of the process that is asked for facts."""
+    _open_signals(signal.SIG_DFL)  # nothing to save
+    answer: dict[str, Any] | BenchError
+    try:
+        answer = importlib.import_module(trainer).facts(device)
+    except BenchError as error:
+        answer = error
+    with contextlib.suppress(OSError):  # nobody waits for it any more
+        send.send(answer)
+
+
+def _train(trainer: str, job: Job, send: Connection, lock: Lock) -> None:
+    """The body of a run's process. `lock` is only held: the kernel lets go of it when the process is gone."""
+    _open_signals(_leave)  # until the trainer takes them over there is nothing to save
+    _log_to(job)
+    module = importlib.import_module(trainer)
+    runner_lives = True
+
+    def tell(progress: Progress) -> None:
+        nonlocal runner_lives
+        if runner_lives:
+            try:
+                send.send(progress)
+            except OSError:  # the runner was killed: stop as if it had asked
+                runner_lives = False
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        module.train(job, tell)
+    except module.Interrupted:
+        sys.exit(INTERRUPTED)
+    except BenchError as error:
+        print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            send.send(error)
+        sys.exit(error.code)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(INTERRUPTED)
+
+
+def _open_signals(handler: Any) -> None:
+    for number in STOPS:
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+_HEADLINE = "=== "
+
+
+def _log_to(job: Job) -> None:
+    """Send all output of this process to the run's log, a crash of the interpreter included."""
+    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(handle, number)
+    sys.stdout = sys.stderr = os.fdopen(handle, "w", 1, encoding="utf-8", errors="backslashreplace")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    print(f"{_HEADLINE}{now}  {job.command}  (process {os.getpid()})")
+    faulthandler.enable()
+
+
+class Lock:
+    """A run's folder, locked against other runners. Sent to a process it is held by both: the kernel frees it
+    when the last holder has closed it or died, however it died."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    @classmethod
+    def take(cls, folder: Path) -> Self | None:
+        """The lock, or None where somebody holds it. Makes the folder. BenchError: it cannot be locked."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise record.unwritable(folder, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            raise BenchError(
+                f"cannot lock {folder}: {error.strerror}", "name a folder on a local disk with --results"
+            ) from error
+        return cls(handle)
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self._handle)
+
+    def __setstate__(self, sent: Any) -> None:
+        self._handle = sent.detach()
+
+
+class _Stop:
+    """Counts SIGINT and SIGTERM instead of letting them cut something off half-way."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._count) for number in STOPS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _count(self, number: int, frame: FrameType | None) -> None:
+        self.requests += 1

@@ -1,0 +1,426 @@
+"""Train one run, from set-up to record: the loop reads top to bottom in `train`.
+
+Set-up opens the data, builds the model and warms up on random batches; then what the warm-up changed is put
+back and the clock goes over to training with the first real step. Each evaluation is followed by a checkpoint
+and the record, so a stop loses no more than the steps since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, workload
+from bench.batches import Batch, Batches, train_loader
+from bench.clock import Clock
+from bench.dataset import Dataset
+from bench.device import facts
+from bench.evaluate import Validation, score
+from bench.learner import Learner
+from bench.recipe import dump as dump_recipe
+from bench.runner import Job, Progress
+from bench.steps import Steps
+
+__all__ = ["Interrupted", "facts", "train"]
+
+CHECKPOINT_S = 300.0  # where evaluations are further apart
+TELL_S = 0.25
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop and has saved where it was."""
+
+
+def train(job: Job, tell: Callable[[Progress], None]) -> None:
+    """Train `job` to its end, going on from its checkpoint if there is one; `tell` hears of progress.
+
+    The record says how it ended: finished or diverged on return, failed or interrupted where this raises.
+    Raises Interrupted on SIGINT or SIGTERM, after a checkpoint; BenchError for data, weights or a disk that
+    will not do.
+    """
+    began = time.perf_counter()
+    run = None
+    with _stop_requests() as stop:
+        try:
+            run = Run(job, tell, began)
+            run.warm_up()
+            run.enter("train")
+            for batch in run.batches():
+                lr = optim.learning_rate(run.recipe["optim"], run.step, run.steps)
+                loss = run.learner.train_step(batch, run.step, lr)
+                run.log.end(loss, lr)
+                run.step += 1
+                diverged = run.log.drain()
+                if diverged:
+                    return run.give_up(*diverged)
+                run.tell()
+                if run.step in run.evaluation_steps:
+                    run.evaluate()
+                if stop.requested:
+                    raise Interrupted
+                if run.clock.seconds("train") - run.saved_at > CHECKPOINT_S:
+                    run.save()
+            run.finish()
+        except BaseException as error:
+            with contextlib.suppress(BenchError):  # a full disk must not hide what filled it
+                _record_failure(job, run, error)
+            raise
+        finally:
+            if run is not None:
+                run.telemetry.stop()
+
+
+class Run:
+    """The state of a run in progress: where it is, what it has measured, what it has written."""
+
+    def __init__(self, job: Job, listener: Callable[[Progress], None], began: float) -> None:
+        self.job, self.listener = job, listener
+        self.recipe, self.workload = job.recipe.values, job.workload.values
+        self.device = device.set_up(job.device, self.workload["train"]["threads"], job.deterministic)
+        self.batch_size = self.recipe["optim"]["batch_size"]
+        self._open_data()
+        self.learner = Learner(job.recipe, job.workload, job.seed, self.device)
+        self._restore(began)
+        self._write_beginning()
+
+    def _open_data(self) -> None:
+        data, evaluation, settings = (self.workload[name] for name in ("data", "evaluation", "train"))
+        assert self.job.data is not None, "the runner finds the data"
+        self.classes: list[str] = data["classes"]
+        training, validation = (
+            Dataset(self.job.data, split, self.classes, data["in_memory"])
+            for split in ("training", "validation")
+        )
+        crop = settings["crop"]
+        self.validation = Validation(validation, evaluation["protocol"], crop, evaluation["batch_size"])
+        self._batches = Batches(training, crop, self.batch_size, self.job.seed)
+        self.train_images = len(training)
+        self.steps = settings["epochs"] * self.train_images // self.batch_size
+        count = evaluation["evaluations"]
+        if self.steps < count:
+            raise BenchError(
+                f"{settings['epochs']} epochs of {self.train_images} images give {self.steps} batches of "
+                f"{self.batch_size}, fewer than the {count} evaluations",
+                "give the workload more epochs, more images or fewer evaluations",
+            )
+        self.evaluation_steps = {round(self.steps * part / count) for part in range(1, count + 1)}
+
+    def _restore(self, began: float) -> None:
+        """Go on from the checkpoint, or begin in a clean folder."""
+        job, folder = self.job, self.job.folder
+        self.saves = {
+            "seed": job.seed,
+            "recipe_fingerprint": job.recipe.fingerprint,
+            "workload_fingerprint": job.workload.fingerprint,
+        }
+        saved = checkpoint.load(folder, **self.saves)
+        lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
+        if saved is None:
+            _clean(folder)
+            saved = {"step": 0, "log": None, "evals": [], "waited_s": 0.0, "clock": None, "telemetry": None}
+            self.history = {"started_at": _now(), "resumed": 0, "lost_s": lost}
+        else:
+            self.learner.load(saved["learner"])
+            was = saved["history"]
+            self.history = {**was, "resumed": was["resumed"] + 1, "lost_s": was["lost_s"] + lost}
+        self.step: int = saved["step"]
+        self.log = Steps(self.steps, self.device, saved["log"])
+        self.evals: list[dict[str, Any]] = saved["evals"]
+        self.waited_s: float = saved["waited_s"]
+        self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
+        self.saved_at, self.told_at = self.clock.seconds("train"), 0.0
+        uuids = device.uuids(self.device)
+        self.telemetry = machine.Telemetry(folder / "telemetry.csv", uuids, saved["telemetry"])
+        self.telemetry.start()
+
+    def _write_beginning(self) -> None:
+        """The files that say what is being trained."""
+        self.identity = {
+            **_identity(self.job),
+            **self.history,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "replicas": self.workload["train"]["replicas"],
+            "epochs": self.workload["train"]["epochs"],
+            "train_images": self.train_images,
+            "val_images": len(self.validation.dataset),
+            "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
+            "target_miou": self.workload["evaluation"]["target_miou"],
+            "threads": torch.get_num_threads(),
+            "data_workers": self.workload["train"]["data_workers"],
+            "cudnn_benchmark": self.device.type == "cuda" and torch.backends.cudnn.benchmark,
+            "deterministic": self.job.deterministic,
+        }
+        folder = self.job.folder
+        record.write_atomic(folder / "recipe.toml", dump_recipe(self.job.recipe))
+        record.write_atomic(folder / "workload.toml", workload.dump(self.job.workload))
+        record.write_evals(folder, self.evals)
+        self.write("running")
+
+    # ------------------------------------------------------------------------------------- what the loop does
+
+    def warm_up(self) -> None:
+        """Make everything ready for the first real step, and find out what the device can do."""
+        precision = self.learner.precision
+        self.identity["flops_per_image"] = self.learner.warm_up(self.validation)
+        self.identity["peak_measured_tflops"] = device.measured_peak_tflops(self.device, precision)
+        gpu = self.job.facts["gpu"]
+        self.identity["peak_nominal_tflops"] = machine.nominal_peak_tflops(gpu, precision) if gpu else None
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches that are still to come; the time spent waiting for them adds to `waited_s`."""
+        workers = self.workload["train"]["data_workers"]
+        loader = train_loader(self._batches, self.step, self.steps, workers, pin=self.device.type == "cuda")
+        while True:
+            began = time.perf_counter()
+            batch = next(loader, None)
+            self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def enter(self, phase: str) -> None:
+        """Change the phase of clock and telemetry; reading sensors never counts as training."""
+        if phase == "train":
+            self.telemetry.enter(phase)
+            self.clock.enter(phase)
+            self.log.begin()
+        else:
+            self.clock.enter(phase)
+            self.telemetry.enter(phase)
+            self.log.drain(wait=True)
+
+    def evaluate(self) -> None:
+        """Score the validation set, then save everything."""
+        self.enter("eval")
+        self.tell(force=True)
+        self.confusion = self.learner.evaluate(self.validation)
+        scores = score(self.confusion)
+        since = self.evals[-1]["step"] if self.evals else 0
+        self.enter("checkpoint")
+        self.evals.append(
+            {
+                "step": self.step,
+                "epoch": self.step * self.batch_size / self.train_images,
+                "images": self.step * self.batch_size,
+                **{name: scores[name] for name in ("miou", "pixel_accuracy", "mean_accuracy")},
+                "loss": self.log.mean_loss(since),
+                "train_s": self.clock.seconds("train"),
+                "wall_s": self.clock.wall(),
+                "per_class_iou": dict(zip(self.classes, scores["iou"], strict=True)),
+            }
+        )
+        self.save()
+        self.tell(force=True)
+
+    def save(self) -> None:
+        """Checkpoint and record; then training goes on."""
+        self.enter("checkpoint")
+        self.saved_at = self.clock.seconds("train")
+        content = {
+            **self.saves,
+            "history": self.history,
+            "step": self.step,
+            "learner": self.learner.state(),
+            "log": self.log.filled(),
+            "evals": self.evals,
+            "waited_s": self.waited_s,
+            "clock": self.clock.state(),
+            "telemetry": self.telemetry.state(),
+        }
+        checkpoint.save(self.job.folder, content)
+        record.write_evals(self.job.folder, self.evals)
+        self.log.write(self.job.folder / "steps.csv")
+        self.write("running")
+        self.enter("train")
+
+    def finish(self) -> None:
+        """All steps are done: write what only the end can show, then the record, then drop the checkpoint."""
+        self.enter("checkpoint")
+        folder = self.job.folder
+        artifacts.write_confusion(folder / "confusion.csv", self.confusion, self.classes)
+        count = self.workload["evaluation"]["samples"]
+        artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
+        self._end("finished")
+
+    def give_up(self, step: int, loss: float) -> None:
+        """The loss left the numbers: that is a result, and the end of the run."""
+        self.enter("checkpoint")
+        self.log.write(self.job.folder / "steps.csv")
+        self._end("diverged", f"the loss of step {step} of {self.steps} is {loss}")
+
+    def _end(self, status: str, error: str | None = None) -> None:
+        self.telemetry.stop()
+        self.write(status, error)
+        checkpoint.remove(self.job.folder)
+
+    def tell(self, force: bool = False) -> None:
+        """Tell how far the run is, a few times a second at most."""
+        now = time.perf_counter()
+        if not force and now - self.told_at < TELL_S:
+            return
+        self.told_at = now
+        seconds = self.clock.state()
+        rate = self.step / seconds["train"]
+        extra = (seconds["eval"] + seconds["checkpoint"]) / max(1, len(self.evals))
+        left = (self.steps - self.step) / rate + extra * (len(self.evaluation_steps) - len(self.evals))
+        miou = self.evals[-1]["miou"] if self.evals else None
+        self.listener(Progress(self.clock.phase, self.step, self.steps, rate * self.batch_size, miou, left))
+
+    # ------------------------------------------------------------------------------------------- the record
+
+    def write(self, status: str, error: str | None = None) -> None:
+        """Write run.json as things stand."""
+        hardware, reasons, warnings = self.telemetry.summary()
+        if self.history["resumed"]:
+            warnings.append("resumed")
+        if self.identity["git_dirty"]:
+            warnings.append("git_dirty")
+        if len(self.evaluation_steps) < 5:
+            warnings.append("few_evaluations")
+        run = {
+            **self.identity,
+            **self._quality(),
+            **self._times(),
+            **hardware,
+            "status": status,
+            "error": error,
+        }
+        run["warnings"] = [name for name in record.WARNINGS if name in warnings]
+        run["unmeasured"] = _reasons(run, {**self.job.facts["unmeasured"], **reasons})
+        record.write(self.job.folder, run)
+
+    def _quality(self) -> dict[str, Any]:
+        """Scores of the last evaluation, and when the target was reached."""
+        if not self.evals:
+            return {}
+        last = self.evals[-1]
+        names = ("miou", "pixel_accuracy", "mean_accuracy", "loss")
+        known = {f"final_{name}": last[name] for name in names}
+        known["best_miou"] = max(row["miou"] for row in self.evals)
+        known["per_class_iou"] = last["per_class_iou"]
+        reached = [row for row in self.evals if row["miou"] >= self.identity["target_miou"]]
+        if reached:
+            known["time_to_target_train_s"] = reached[0]["train_s"]
+            known["time_to_target_wall_s"] = reached[0]["wall_s"]
+            known["steps_to_target"] = reached[0]["step"]
+        return known
+
+    def _times(self) -> dict[str, Any]:
+        """Seconds a phase, and the speed of the steps so far."""
+        seconds = self.clock.state()
+        known = {f"{phase}_s": value for phase, value in seconds.items()}
+        known.update(steps_done=self.step, wall_s=sum(seconds.values()))
+        if not self.log.done or not seconds["train"]:
+            return known
+        rate = self.log.done * self.batch_size / seconds["train"]
+        known.update(
+            images_per_s=rate,
+            step_ms_p50=self.log.ms_quantile(0.5),
+            step_ms_p95=self.log.ms_quantile(0.95),
+            data_wait_pct=100 * self.waited_s / seconds["train"],
+        )
+        for share, peak in (("mfu_pct", "peak_measured_tflops"), ("mfu_nominal_pct", "peak_nominal_tflops")):
+            if self.identity.get(peak):
+                known[share] = 100 * rate * self.identity["flops_per_image"] / (self.identity[peak] * 1e12)
+        return known
+
+
+class _Stop:
+    """Whether somebody asked this process to stop."""
+
+    requested = False
+
+    def request(self, *_: object) -> None:
+        self.requested = True
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a flag that the loop looks at between steps."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.request) for number in STOPS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """The fields of a record that are known before anything is opened."""
+    return {
+        **{name: value for name, value in job.facts.items() if name in record.FIELD},
+        "protocol": job.workload.values["evaluation"]["protocol"],
+        "workload": job.workload.name,
+        "recipe": job.recipe.name,
+        "seed": job.seed,
+        "recipe_fingerprint": job.recipe.fingerprint,
+        "workload_fingerprint": job.workload.fingerprint,
+        "command": job.command,
+    }
+
+
+def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
+    """Write into the record why the run ended early."""
+    message = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    if run is None:
+        known = {**_identity(job), "started_at": _now(), "status": "failed", "error": message}
+        record.write(job.folder, {**known, "unmeasured": _reasons(known, job.facts["unmeasured"])})
+    elif isinstance(error, Interrupted):
+        run.save()
+        run.enter("checkpoint")
+        run.telemetry.stop()
+        run.write("interrupted", "asked to stop")
+    else:
+        run.write("failed", message)
+
+
+def _reasons(run: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+    """Field -> why it is null, for every field of the record that is."""
+    no_peak = "the maker's peak of this device is not known"
+    no_checkout = "segbench does not run from a checkout"
+    reasons = {
+        "mfu_nominal_pct": no_peak,
+        "peak_nominal_tflops": no_peak,
+        "git_commit": no_checkout,
+        "git_dirty": no_checkout,
+        **known,
+    }
+    finished = run["status"] == "finished"
+    if finished:
+        target = ("time_to_target_train_s", "time_to_target_wall_s", "steps_to_target")
+        reasons.update(dict.fromkeys(target, "the target was not reached"))
+    otherwise = "not known" if finished else f"the run is {run['status']}"
+    stated = {"schema", "unmeasured", "error", "warnings", "resumed", "lost_s"}
+    empty = [name for name in record.FIELD if run.get(name) is None and name not in stated]
+    return {name: reasons.get(name, otherwise) for name in empty}
+
+
+def _lost_seconds(folder: Path, kept: float) -> float:
+    """Seconds from the checkpoint (`kept`, on telemetry's time axis) to the last sign of life after it."""
+    try:
+        last = (folder / "telemetry.csv").read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)[-1]
+        return max(0.0, float(last.split(",", 1)[0]) - kept)
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _clean(folder: Path) -> None:
+    """Remove what an earlier, lost attempt at this run left behind."""
+    for name in ("evals.jsonl", "steps.csv", "telemetry.csv", "confusion.csv", checkpoint.NAME):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,165 @@
+"""Batches: every image once an epoch at any batch size, and the same pixels whoever makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.batches import Batch, Batches, random_batch, samples, train_loader
+from bench.dataset import IGNORE, Dataset
+from bench.transform import color
+
+IMAGES, CROP, SEED = 7, 16, 3
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Seven pictures of noise with noisy labels of three classes."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for kind, shape, most in (("images", (20, 24, 3), 256), ("annotations", (20, 24), 4)):
+        (root / kind / "training").mkdir(parents=True)
+        for index in range(IMAGES):
+            pixels = rng.integers(0, most, shape, np.uint8)
+            Image.fromarray(pixels).save(root / kind / "training" / f"{index}.png")
+    return Dataset(root, "training", ("a", "b", "c"), in_memory=False)
+
+
+def equal(one: Batch, two: Batch) -> bool:
+    return all(
+        torch.equal(getattr(one, field.name), getattr(two, field.name)) for field in dataclasses.fields(Batch)
+    )
+
+
+def batches(dataset: Dataset, size: int = 4, seed: int = SEED) -> Batches:
+    return Batches(dataset, CROP, size, seed)
+
+
+# The stream of samples
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 10, 16, 50])
+def test_each_image_comes_once_an_epoch_at_any_batch_size(batch_size: int) -> None:
+    epochs, steps = 30, 30 * IMAGES // batch_size
+    drawn = [
+        sample for step in range(steps) for sample in samples(IMAGES, step * batch_size, batch_size, SEED)
+    ]
+    assert drawn == list(samples(IMAGES, 0, steps * batch_size, SEED))
+    full = Counter(drawn[: len(drawn) // IMAGES * IMAGES])
+    assert set(full.values()) == {1}
+    assert set(full) == set(itertools.product(range(len(drawn) // IMAGES), range(IMAGES)))
+    assert epochs * IMAGES - len(drawn) < batch_size
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {
+        tuple(index for _, index in samples(50, epoch * 50, 50, seed))
+        for epoch in range(5)
+        for seed in range(5)
+    }
+    assert len(orders) == 25
+    assert tuple(range(50)) not in orders
+
+
+def test_every_place_of_an_epoch_is_likely_for_every_image() -> None:
+    counts = np.zeros((4, 4))
+    for position, (_, index) in enumerate(samples(4, 0, 4 * 1000, SEED)):
+        counts[position % 4, index] += 1
+    assert np.abs(counts - 250).max() < 5 * np.sqrt(1000 * 3 / 16)
+
+
+# Their assembly
+
+
+def test_a_batch_has_the_shapes_and_types_it_says(dataset: Dataset) -> None:
+    batch = batches(dataset)[0]
+    assert (batch.images.shape, batch.images.dtype) == ((4, 3, CROP, CROP), torch.uint8)
+    assert (batch.labels.shape, batch.labels.dtype) == ((4, CROP, CROP), torch.uint8)
+    assert (batch.uniforms.shape, batch.places.shape) == ((4, 9), (4, 2))
+    assert set(batch.labels.unique().tolist()) <= {0, 1, 2, IGNORE}
+
+
+def test_a_batch_goes_to_a_device_as_the_model_takes_it(dataset: Dataset) -> None:
+    batch = batches(dataset)[0]
+    images, labels = batch.on(torch.device("cpu"))
+    assert torch.equal(images, color(batch.images, batch.uniforms, batch.places))
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(labels, batch.labels.long())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_a_sample_is_the_same_in_a_batch_of_any_size(dataset: Dataset, batch_size: int) -> None:
+    """It hangs on (seed, epoch, index) alone, over the borders of epochs too."""
+    every = batches(dataset, 15)[0]
+    for step in range(15 // batch_size):
+        batch = batches(dataset, batch_size)[step]
+        rows = slice(step * batch_size, (step + 1) * batch_size)
+        for field in dataclasses.fields(Batch):
+            assert torch.equal(getattr(batch, field.name), getattr(every, field.name)[rows])
+
+
+def test_a_batch_does_not_hang_on_what_was_made_before(dataset: Dataset) -> None:
+    forwards = [batches(dataset)[step] for step in range(6)]
+    source = batches(dataset)
+    for step in (5, 2, 2, 0, 4):
+        assert equal(source[step], forwards[step])
+
+
+def test_an_image_looks_different_in_each_epoch_and_under_each_seed(dataset: Dataset) -> None:
+    looks = set()
+    for seed in range(3):
+        order = list(samples(IMAGES, 0, 3 * IMAGES, seed))
+        whole = batches(dataset, 3 * IMAGES, seed)[0]
+        looks |= {whole.images[row].numpy().tobytes() for row, (_, index) in enumerate(order) if index == 5}
+    assert len(looks) == 9
+
+
+def test_colour_draws_are_not_those_of_the_geometry(dataset: Dataset) -> None:
+    batch = batches(dataset, 400)[0]
+    mirrored, step = batch.uniforms[:, 0] < 0.5, batch.places[:, 0] == 0
+    assert 0.35 < (mirrored == step).float().mean() < 0.65
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_any_number_of_workers_makes_the_same_batches_in_order(dataset: Dataset, workers: int) -> None:
+    source = batches(dataset)
+    made = list(train_loader(source, 2, 7, workers, pin=False))
+    assert len(made) == 5
+    assert all(equal(batch, source[step]) for step, batch in zip(range(2, 7), made, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_random_state_neither_matters_nor_moves(dataset: Dataset, workers: int) -> None:
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        before = torch.get_rng_state(), str(np.random.get_state())
+        made.append(list(train_loader(batches(dataset), 0, 3, workers, pin=False)))
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert str(np.random.get_state()) == before[1]
+    assert all(equal(one, two) for one, two in zip(*made, strict=True))
+
+
+def test_a_run_that_is_over_has_no_batches(dataset: Dataset) -> None:
+    assert list(train_loader(batches(dataset), 5, 5, 0, pin=False)) == []
+
+
+def test_a_batch_of_noise_has_the_shape_of_a_real_one(dataset: Dataset) -> None:
+    real, noise = batches(dataset)[0], random_batch(4, CROP, 3, np.random.default_rng(0))
+    for field in dataclasses.fields(Batch):
+        one, two = getattr(real, field.name), getattr(noise, field.name)
+        assert (one.shape, one.dtype) == (two.shape, two.dtype)
+    assert real.images.stride() == noise.images.stride()
+    assert set(noise.labels.unique().tolist()) == {0, 1, 2, IGNORE}
+    assert noise.on(torch.device("cpu"))[0].isfinite().all()

@@ -1,0 +1,234 @@
+"""Data sets on disk: pairs, label values, and every kind of damage refused by the name of the file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import BenchError
+from bench.dataset import IGNORE, Dataset, find_pairs
+
+CLASSES = ("sky", "sea", "boat")
+SIZE = (7, 5)  # width, height
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def label(value: int | None = None, size: tuple[int, int] = SIZE) -> Image.Image:
+    """All of `value`, or 0 to 3 in turn."""
+    values = [0, 1, 2, 3] if value is None else [value]
+    return Image.fromarray(np.resize(np.array(values, np.uint8), size[::-1]))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three sound pairs, a JPEG in the middle."""
+    for kind in ("images", "annotations"):
+        (tmp_path / kind / "training").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "c.png"):
+        picture().save(tmp_path / "images/training" / name)
+        label().save(tmp_path / "annotations/training" / f"{name[0]}.png")
+    return tmp_path
+
+
+def opened(root: Path, in_memory: bool = False) -> Dataset:
+    return Dataset(root, "training", CLASSES, in_memory)
+
+
+def both(root: Path, name: str) -> tuple[Path, Path]:
+    """Paths of picture and label of a PNG pair."""
+    return root / "images/training" / f"{name}.png", root / "annotations/training" / f"{name}.png"
+
+
+# What is read
+
+
+def test_pairs_come_sorted_by_name_and_other_files_are_left_alone(root: Path) -> None:
+    (root / "images/training/notes.txt").write_text("not a picture")
+    (root / "annotations/training/z.png").write_bytes(b"a label without a picture is no harm")
+    names = [(image.name, label.name) for image, label in find_pairs(root, "training")]
+    assert names == [("a.png", "a.png"), ("b.jpg", "b.png"), ("c.png", "c.png")]
+    dataset = opened(root)
+    assert (len(dataset), [dataset.name(index) for index in range(3)]) == (3, ["a", "b", "c"])
+
+
+def test_endings_may_be_written_large(root: Path) -> None:
+    for path in both(root, "a"):
+        path.rename(path.with_suffix(".PNG"))
+    assert len(find_pairs(root, "training")) == 3
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_other_becomes_ignored_and_the_classes_count_from_zero(root: Path, in_memory: bool) -> None:
+    image, numbers = opened(root, in_memory).pair(0)
+    assert (image.mode, numbers.mode) == ("RGB", "L")
+    assert image.size == numbers.size == SIZE
+    assert np.array_equal(np.asarray(image), np.asarray(picture()))
+    stored = np.asarray(label())
+    assert np.array_equal(np.asarray(numbers), np.where(stored == 0, IGNORE, stored.astype(int) - 1))
+
+
+def test_a_data_set_in_memory_outlives_its_files(root: Path) -> None:
+    dataset = opened(root, in_memory=True)
+    before = [np.asarray(dataset.pair(index)[0]) for index in range(3)]
+    for path in root.rglob("*.*"):
+        path.unlink()
+    assert all(np.array_equal(np.asarray(dataset.pair(index)[0]), before[index]) for index in range(3))
+
+
+def test_labels_with_a_palette_are_read_by_their_numbers_not_their_colours(root: Path) -> None:
+    colourful = label()
+    colourful.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
+    assert colourful.mode == "P"
+    colourful.save(both(root, "a")[1])
+    dataset = opened(root)
+    assert np.array_equal(np.asarray(dataset.pair(0)[1]), np.asarray(dataset.pair(2)[1]))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_pictures_of_any_8_bit_mode_become_rgb(root: Path, mode: str) -> None:
+    path = both(root, "a")[0]
+    if mode == "CMYK":
+        path.unlink()
+        path = path.with_suffix(".jpg")
+    picture(mode).save(path)
+    assert opened(root).pair(0)[0].mode == "RGB"
+
+
+def test_a_gray_picture_has_three_equal_channels(root: Path) -> None:
+    picture("L").save(both(root, "a")[0])
+    red, green, blue = opened(root).pair(0)[0].split()
+    assert red.tobytes() == green.tobytes() == blue.tobytes() == picture("L").tobytes()
+
+
+@pytest.mark.parametrize("value", [0, 1, 3])
+def test_the_highest_label_and_labels_of_one_value_are_fine(root: Path, value: int) -> None:
+    label(value).save(both(root, "a")[1])
+    assert set(np.unique(np.asarray(opened(root).pair(0)[1]))) == {(value - 1) % 256}
+
+
+# What is refused: (what is done to the pair, words of the error, which of the two it names)
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def broken_chunk(path: Path) -> None:
+    """Damage that PIL reports as SyntaxError: a chunk with an impossible name before the pixels."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") : content.index(b"IDAT") + 4] = b"<\x00?>"
+    path.write_bytes(bytes(content))
+
+
+def short_header(path: Path) -> None:
+    """Damage that PIL reports as ValueError: a header chunk that says it is shorter than it must be."""
+    content = bytearray(path.read_bytes())
+    content[8:12] = (5).to_bytes(4, "big")
+    path.write_bytes(bytes(content))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
+    "picture cut off": (lambda image, label: cut(image), "cannot be read", 0),
+    "label cut off": (lambda image, label: cut(label), "cannot be read", 1),
+    "picture empty": (lambda image, label: image.write_bytes(b""), "cannot be read", 0),
+    "picture of text": (lambda image, label: image.write_text("<html>"), "cannot be read", 0),
+    "picture with a broken chunk": (lambda image, label: broken_chunk(image), "cannot be read", 0),
+    "label with a broken chunk": (lambda image, label: broken_chunk(label), "cannot be read", 1),
+    "picture with a short header": (lambda image, label: short_header(image), "cannot be read", 0),
+    "picture gone": (lambda image, label: image.unlink(), "cannot be read", 0),
+    "label gone": (lambda image, label: label.unlink(), "cannot be read", 1),
+    "label in colour": (lambda image, label: picture().save(label), "has mode RGB", 1),
+    "label with 16 bits": (
+        lambda image, label: Image.fromarray(np.ones(SIZE[::-1], np.uint16)).save(label),
+        "has mode I;16",
+        1,
+    ),
+    "label with alpha": (lambda image, label: picture("LA").save(label), "has mode LA", 1),
+    "label with one bit": (lambda image, label: picture("1").save(label), "has mode 1", 1),
+    "picture with 16 bits": (
+        lambda image, label: Image.fromarray(np.full(SIZE[::-1], 999, np.uint16)).save(image),
+        "has mode I;16",
+        0,
+    ),
+    "label larger": (
+        lambda image, path: label(size=(SIZE[0] + 1, SIZE[1])).save(path),
+        "is 8x5, its picture 7x5",
+        1,
+    ),
+    "label turned": (lambda image, path: label(size=SIZE[::-1]).save(path), "is 5x7, its picture 7x5", 1),
+    "label too high": (lambda image, path: label(4).save(path), "holds label 4, but .* has 3 classes", 1),
+    "ignored written as 255": (lambda image, path: label(255).save(path), "holds label 255", 1),
+}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_refused_by_the_name_of_the_file(root: Path, kind: str, in_memory: bool) -> None:
+    damage, words, which = DAMAGE[kind]
+    paths = both(root, "c")
+    sound = Dataset(root, "training", CLASSES, in_memory=False)  # finds the pairs before one is damaged
+    damage(*paths)
+    with pytest.raises(BenchError, match=f"{paths[which]} {words}") as caught:
+        opened(root, in_memory=True) if in_memory and all(path.exists() for path in paths) else sound.pair(2)
+    assert caught.value.hint
+    assert sound.pair(0)
+
+
+def test_every_cut_of_a_jpeg_is_refused(root: Path) -> None:
+    path = root / "images/training/b.jpg"
+    picture(size=(64, 64)).save(path)
+    label(size=(64, 64)).save(root / "annotations/training/b.png")
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 16, 53):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BenchError, match=f"{path} cannot be read"):
+            opened(root).pair(1)
+
+
+def test_random_damage_to_a_png_is_read_or_refused_but_never_a_crash(root: Path) -> None:
+    path, rng, refused = both(root, "a")[0], np.random.default_rng(0), 0
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    for _ in range(150):
+        content = bytearray(buffer.getvalue())
+        for place in rng.integers(8, len(content), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(bytes(content))
+        with contextlib.suppress(BenchError):
+            opened(root).pair(0)
+            refused -= 1
+        refused += 1
+    assert refused > 130
+
+
+def test_a_picture_without_a_label_is_refused_with_the_number_of_such(root: Path) -> None:
+    for name in "ac":
+        both(root, name)[1].unlink()
+    with pytest.raises(BenchError, match=r"images/training/a.png has no label .*a.png \(2 in all\)"):
+        opened(root)
+
+
+@pytest.mark.parametrize("missing", ["images", "annotations"])
+def test_a_folder_in_another_layout_is_refused(root: Path, missing: str) -> None:
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(BenchError, match=f"there is no {root / missing / 'training'}") as caught:
+        opened(root)
+    assert "--data" in caught.value.hint
+
+
+def test_a_split_without_pictures_is_refused(root: Path) -> None:
+    for path in (root / "images/training").iterdir():
+        path.unlink()
+    with pytest.raises(BenchError, match="holds no pictures"):
+        opened(root)

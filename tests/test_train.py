@@ -1,0 +1,265 @@
+"""One run, from set-up to record."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import BenchError, checkpoint, record
+from bench.runner import Job, Progress
+from bench.train import Interrupted, train
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.data(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Job:
+    job = small.job(tmp_path_factory.mktemp("finished"), pictures)
+    train(job, silent)
+    return job
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def silent(progress: Progress) -> None:
+    pass
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    """A listener that asks its own process to stop at the first word from `step` on."""
+
+    def listen(progress: Progress) -> None:
+        if progress.step >= step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return listen
+
+
+def pixels(path: Path, size: int | None = None) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST) if size else picture)
+
+
+def outcome(job: Job) -> tuple[list[Any], str]:
+    """What must not depend on interruptions: every evaluation and every loss, to the last bit."""
+    evals = [
+        {k: v for k, v in row.items() if k not in ("train_s", "wall_s")}
+        for row in record.read_evals(job.folder)
+    ]
+    rows = csv.reader((job.folder / "steps.csv").read_text().splitlines())
+    return evals, "\n".join(",".join(row[:3]) for row in rows)
+
+
+def test_a_finished_run_says_so_and_leaves_no_checkpoint(finished: Job) -> None:
+    run = record.read(finished.folder)
+    assert (run["status"], run["error"]) == ("finished", None)
+    assert run["steps_done"] == run["steps"] == 6 * 32 // 8
+    assert not (finished.folder / checkpoint.NAME).exists()
+
+
+def test_every_null_of_a_finished_record_has_a_reason_and_nothing_else_has(finished: Job) -> None:
+    run = record.read(finished.folder)
+    empty = {name for name, value in run.items() if value is None} - {"error"}
+    assert set(run["unmeasured"]) == empty
+    assert all(run["unmeasured"].values())
+
+
+def test_a_cpu_fills_every_field_that_needs_no_gpu(finished: Job) -> None:
+    allowed = {
+        "gpu",
+        "driver",
+        "cuda",
+        "cudnn",
+        "peak_nominal_tflops",
+        "mfu_nominal_pct",
+        "git_commit",
+        "git_dirty",
+    }
+    unmeasured = set(record.read(finished.folder)["unmeasured"])
+    assert {name for name in unmeasured if not name.startswith("gpu_")} <= allowed
+
+
+def test_the_phases_add_up_to_wall_time(finished: Job) -> None:
+    run = record.read(finished.folder)
+    assert sum(run[f"{phase}_s"] for phase in ("setup", "train", "eval", "checkpoint")) == pytest.approx(
+        run["wall_s"]
+    )
+    assert all(run[f"{phase}_s"] > 0 for phase in ("setup", "train", "eval", "checkpoint"))
+
+
+def test_evaluations_are_evenly_spread_and_the_last_is_at_the_end(finished: Job) -> None:
+    evals = record.read_evals(finished.folder)
+    assert [row["step"] for row in evals] == [8, 16, 24]
+    assert [row["epoch"] for row in evals] == [2, 4, 6]
+    run = record.read(finished.folder)
+    assert run["final_miou"] == evals[-1]["miou"]
+    assert run["best_miou"] == max(row["miou"] for row in evals)
+
+
+def test_time_to_target_is_that_of_the_first_evaluation_that_reaches_it(finished: Job) -> None:
+    run, evals = record.read(finished.folder), record.read_evals(finished.folder)
+    first = next(row for row in evals if row["miou"] >= run["target_miou"])
+    assert run["steps_to_target"] == first["step"]
+    assert run["time_to_target_train_s"] == first["train_s"] < first["wall_s"] == run["time_to_target_wall_s"]
+
+
+def test_the_confusion_matrix_counts_every_valid_pixel_of_the_validation_set(
+    finished: Job, pictures: Path
+) -> None:
+    rows = list(csv.reader((finished.folder / "confusion.csv").read_text().splitlines()))
+    counts = np.array([[int(cell) for cell in row[1:]] for row in rows[1:]])
+    crop = finished.workload.values["train"]["crop"]
+    labels = [pixels(path, crop) for path in sorted((pictures / "annotations" / "validation").glob("*.png"))]
+    expected = [(np.stack(labels) == value).sum() for value in range(1, 13)]
+    assert counts.sum(1).tolist() == expected
+
+
+def test_samples_show_picture_label_and_prediction_at_one_size(finished: Job) -> None:
+    names = sorted(path.name for path in (finished.folder / "samples").iterdir())
+    assert [name.rsplit("-", 1)[1] for name in names] == ["image.png", "label.png", "prediction.png"] * 2
+    assert {pixels(finished.folder / "samples" / name).shape[:2] for name in names} == {(24, 24)}
+    predictions = [pixels(finished.folder / "samples" / name) for name in names if "prediction" in name]
+    assert all(prediction.min() >= 1 and prediction.max() <= 12 for prediction in predictions)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    tmp_path: Path, pictures: Path, finished: Job
+) -> None:
+    again, other = small.job(tmp_path / "a", pictures), small.job(tmp_path / "b", pictures, seed=1)
+    for job in (again, other):
+        train(job, silent)
+    assert outcome(again) == outcome(finished)
+    assert outcome(other) != outcome(finished)
+
+
+@pytest.mark.parametrize("parent", ["00-mmseg-baseline", "02-decoupled-weight-decay", "07-no-sync-bn"])
+@pytest.mark.parametrize("step", [1, 9, 23])
+def test_a_stopped_and_resumed_run_ends_bit_identical(
+    tmp_path: Path, pictures: Path, parent: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.TELL_S", 0.0)
+    whole, broken = (small.job(tmp_path / name, pictures, parent) for name in ("whole", "broken"))
+    train(whole, silent)
+    with pytest.raises(Interrupted):
+        train(broken, stop_at(step))
+    halfway = record.read(broken.folder)
+    assert (halfway["status"], halfway["steps_done"]) == ("interrupted", step)
+    train(broken, silent)
+    assert outcome(broken) == outcome(whole)
+    run = record.read(broken.folder)
+    assert (run["status"], run["resumed"], run["lost_s"]) == ("finished", 1, pytest.approx(0, abs=0.1))
+    assert "resumed" in run["warnings"]
+    assert run["train_s"] > halfway["train_s"]
+
+
+def test_a_run_without_a_usable_checkpoint_starts_over(tmp_path: Path, pictures: Path, finished: Job) -> None:
+    job = small.job(tmp_path, pictures)
+    with pytest.raises(Interrupted):
+        train(job, stop_at(10))
+    path = job.folder / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:1000])
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+    assert record.read(job.folder)["resumed"] == 0
+
+
+def test_workers_change_nothing(tmp_path: Path, pictures: Path, finished: Job) -> None:
+    job = small.job(tmp_path, pictures, workload="[train]\ndata_workers = 2\n")
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+
+
+def test_the_warm_up_changes_nothing(
+    tmp_path: Path, pictures: Path, finished: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.learner.WARM_UP_STEPS", 1)
+    job = small.job(tmp_path, pictures)
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_diverged(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures, optim="lr = 1e30")
+    train(job, silent)
+    run = record.read(job.folder)
+    assert run["status"] == "diverged"
+    assert "the loss of step" in run["error"]
+    assert run["final_miou"] is None
+    assert run["steps_done"] < run["steps"]
+
+
+def test_a_damaged_picture_fails_the_run_and_is_named_in_the_record(tmp_path: Path) -> None:
+    pictures = small.data(tmp_path / "pictures")
+    victim = sorted((pictures / "images" / "training").iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:200])
+    job = small.job(tmp_path, pictures)
+    with pytest.raises(BenchError, match=victim.name):
+        train(job, silent)
+    run = record.read(job.folder)
+    assert run["status"] == "failed"
+    assert victim.name in run["error"]
+
+
+def test_a_bug_in_mid_run_is_recorded_with_what_was_measured(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.TELL_S", 0.0)
+    job = small.job(tmp_path, pictures)
+
+    def listen(progress: Progress) -> None:
+        if progress.step == 12:
+            raise ZeroDivisionError("boom")
+
+    with pytest.raises(ZeroDivisionError):
+        train(job, listen)
+    run = record.read(job.folder)
+    assert (run["status"], run["error"]) == ("failed", "ZeroDivisionError: boom")
+    assert len(record.read_evals(job.folder)) == 1
+    assert run["final_miou"] is not None
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures, batch_size=512)
+    with pytest.raises(BenchError, match="batches of 512"):
+        train(job, silent)
+
+
+def test_the_files_of_a_run_can_be_read_back(finished: Job) -> None:
+    from bench import recipe, workload
+
+    assert recipe.parse((finished.folder / "recipe.toml").read_text(), "recipe.toml") == finished.recipe
+    assert (
+        workload.parse((finished.folder / "workload.toml").read_text(), "workload.toml") == finished.workload
+    )
+    assert json.loads((finished.folder / "run.json").read_text())["schema"] == record.SCHEMA
+
+
+def test_progress_tells_step_speed_and_the_last_miou(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.TELL_S", 0.0)
+    heard: list[Progress] = []
+    train(small.job(tmp_path, pictures), heard.append)
+    assert [each.step for each in heard if each.miou is None] == [*range(1, 9), 8]
+    assert heard[-1].step == heard[-1].steps == 24
+    assert heard[-1].miou == pytest.approx(heard[-1].miou)
+    assert all(each.images_per_s and each.images_per_s > 0 for each in heard)
