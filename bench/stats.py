@@ -1,0 +1,207 @@
+"""What the numbers of a ladder allow one to say: spreads, intervals, verdicts, time to a target.
+
+Few seeds say little about the spread of one rung, much about the spread of all rungs together: contrasts use
+the standard deviation pooled over the ladder and Student's t. All contrasts of a table are one family: Holm's
+correction holds the chance of any false better or worse below 5 %, and sets interval and verdict alike.
+An effect that cannot be judged is never a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from scipy import special
+
+ALPHA = 0.05  # chance of any false verdict in a family; intervals cover 1 - ALPHA or more
+POWER = 0.8  # the smallest effect is one found this often
+FEWEST = 3  # seeds below which there is no verdict
+MARGIN = 0.5  # points of mIoU within which two rungs count as the same
+TOLERANCE = 0.02  # relative difference of speed within which two rungs count as the same
+UNEVEN = 0.01  # p of Bartlett's test below which a pooled deviation needs a warning
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation pooled over groups, its degrees of freedom, and whether the groups' deviations
+    differ more than chance explains."""
+
+    std: float
+    freedom: int
+    uneven: bool
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean of one group less that of another (or, from `ratios`, divided by it).
+
+    `low`, `high`: the interval; `smallest`: the effect found four times in five. With `verdict` None the
+    three are None too and `reason` says why.
+    """
+
+    delta: float
+    low: float | None = None
+    high: float | None = None
+    verdict: str | None = None
+    smallest: float | None = None
+    reason: str = ""
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = fmean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def pool(groups: Sequence[Sequence[float]]) -> Spread:
+    """The spread within groups, each about its own mean. Groups of one say nothing about it."""
+    known = [(len(group) - 1, std**2) for group in groups if (std := deviation(group)) is not None]
+    freedom = sum(free for free, _ in known)
+    if not freedom:
+        return Spread(math.nan, 0, False)
+    variance = sum(free * own for free, own in known) / freedom
+    return Spread(math.sqrt(variance), freedom, _bartlett(known, variance, freedom) < UNEVEN)
+
+
+def _bartlett(known: Sequence[tuple[int, float]], variance: float, freedom: int) -> float:
+    """p of Bartlett's test that all variances are equal (Bartlett 1937, with his correction)."""
+    if len(known) < 2 or variance == 0:
+        return 1.0
+    if any(own == 0 for _, own in known):
+        return 0.0
+    statistic = freedom * math.log(variance) - sum(free * math.log(own) for free, own in known)
+    correction = 1 + (sum(1 / free for free, _ in known) - 1 / freedom) / (3 * (len(known) - 1))
+    return float(special.chdtrc(len(known) - 1, max(0.0, statistic / correction)))
+
+
+def differences(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, margin: float = MARGIN
+) -> list[Contrast]:
+    """Mean of the first group of each pair less that of the second, as one family.
+
+    Verdict: `better` or `worse` where the interval leaves 0 out, `same` where it lies within ± `margin`,
+    else `cannot tell`. None where a group has fewer than FEWEST values or nothing is known of the spread.
+    """
+    return [_judge(contrast, margin) for contrast in _contrasts(pairs, spread)]
+
+
+def ratios(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, tolerance: float = TOLERANCE
+) -> list[Contrast]:
+    """Geometric mean of the first group of each pair over that of the second, for times: less is faster.
+
+    `spread` is that of the logarithms. Verdict: `faster` where the whole interval lies below 1 - `tolerance`,
+    `slower` where it lies above the reciprocal, `same` where it lies between, else `cannot tell`.
+    `smallest`: the ratio, below 1, that would have been found.
+    """
+    logs = [([math.log(a) for a in first], [math.log(b) for b in second]) for first, second in pairs]
+    found = []
+    for contrast in _contrasts(logs, spread):
+        ratio = replace(contrast, delta=math.exp(contrast.delta))
+        if contrast.low is not None and contrast.high is not None and contrast.smallest is not None:
+            low, high = math.exp(contrast.low), math.exp(contrast.high)
+            least = (1 - tolerance) * math.exp(-contrast.smallest)
+            ratio = replace(ratio, low=low, high=high, smallest=least, verdict=_pace(low, high, tolerance))
+        found.append(ratio)
+    return found
+
+
+def _pace(low: float, high: float, tolerance: float) -> str:
+    fast = 1 - tolerance
+    if high < fast:
+        return "faster"
+    if low > 1 / fast:
+        return "slower"
+    return "same" if low > fast and high < 1 / fast else "cannot tell"
+
+
+def _judge(contrast: Contrast, margin: float) -> Contrast:
+    low, high = contrast.low, contrast.high
+    if low is None or high is None:
+        return contrast
+    if low > 0:
+        verdict = "better"
+    elif high < 0:
+        verdict = "worse"
+    else:
+        verdict = "same" if -margin < low and high < margin else "cannot tell"
+    return replace(contrast, verdict=verdict)
+
+
+def _contrasts(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread) -> list[Contrast]:
+    """Intervals at the levels of Holm's steps; no verdicts yet."""
+    found = [_plain(first, second, spread) for first, second in pairs]
+    tested = [i for i, contrast in enumerate(found) if not contrast.reason]
+    errors = {i: spread.std * math.sqrt(1 / len(pairs[i][0]) + 1 / len(pairs[i][1])) for i in tested}
+    chances = {i: 2 * float(special.stdtr(spread.freedom, -abs(found[i].delta) / errors[i])) for i in tested}
+    factor = _detectable(spread.freedom, ALPHA / len(tested)) if tested else math.nan
+    for i, alpha in _holm(chances).items():
+        half = _quantile(1 - alpha / 2, spread.freedom) * errors[i]
+        found[i] = replace(
+            found[i],
+            low=found[i].delta - half,
+            high=found[i].delta + half,
+            smallest=factor * errors[i],
+        )
+    return found
+
+
+def _plain(first: Sequence[float], second: Sequence[float], spread: Spread) -> Contrast:
+    """The difference alone, and why there is no more to it."""
+    if not first or not second:
+        return Contrast(math.nan, reason="nothing measured")
+    delta = fmean(first) - fmean(second)
+    fewest = min(len(first), len(second))
+    if fewest < FEWEST:
+        return Contrast(delta, reason=f"n = {fewest}")
+    if not spread.std > 0:
+        return Contrast(delta, reason="no spread between seeds")
+    return Contrast(delta)
+
+
+def _holm(chances: dict[int, float]) -> dict[int, float]:
+    """Level of each test in Holm's procedure (1979). From the first failure on the level stays, so that an
+    interval at its level leaves 0 out exactly where Holm rejects."""
+    levels: dict[int, float] = {}
+    failed: float | None = None
+    for rank, i in enumerate(sorted(chances, key=lambda i: (chances[i], i))):
+        levels[i] = failed or ALPHA / (len(chances) - rank)
+        if failed is None and chances[i] > levels[i]:
+            failed = levels[i]
+    return levels
+
+
+def _quantile(share: float, freedom: int) -> float:
+    return float(special.stdtrit(freedom, share))
+
+
+def _detectable(freedom: int, alpha: float) -> float:
+    """The true difference, in true standard errors, that a two-sided t test at `alpha` finds with chance
+    POWER: bisection on the noncentral t distribution."""
+    critical = _quantile(1 - alpha / 2, freedom)
+    low, high = 0.0, 2 * critical + 10
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float(special.nctdtr(freedom, middle, critical)) > 1 - POWER:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def reach(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Time of the first (time, mIoU) at or above `target`; None if there is none."""
+    return next((time for time, miou in curve if miou >= target), None)
+
+
+def median(times: Sequence[float | None]) -> float:
+    """Median of times of which None was never reached and counts as infinite."""
+    ranked = sorted(math.inf if time is None else time for time in times)
+    if not ranked:
+        return math.nan
+    middle = len(ranked) // 2
+    return ranked[middle] if len(ranked) % 2 else (ranked[middle - 1] + ranked[middle]) / 2

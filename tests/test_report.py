@@ -1,0 +1,277 @@
+"""The report: what it says of whole, partial, doubtful and damaged results."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import fake_records
+import pytest
+
+from bench import BenchError, assets, figures, recipe, record, report, workload
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page without its figures, which have tests of their own."""
+    monkeypatch.setattr(figures, "draw", lambda ladder, out, target: [])
+
+
+def page(results: Path, target: float | None = None) -> str:
+    (path,) = report.write(results, results.parent / "reports", target)
+    return path.read_text(encoding="utf-8")
+
+
+def row(text: str, start: str, nth: int = 0) -> list[str]:
+    """The cells of the nth table row that begins with `start`."""
+    rows = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in rows[nth].strip("|").split(" | ")]
+
+
+def change(folder: Path, **fields: object) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, **fields}))
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        fake_records.make(tmp_path / name / "results", rungs=("00", "03", "04"))
+        report.write(tmp_path / name / "results", tmp_path / name / "reports")
+    first, second = (
+        {p.name: p.read_bytes() for p in (tmp_path / n / "reports/mini").iterdir()} for n in ("one", "two")
+    )
+    assert len(first) > 5
+    assert first == second
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_cumulative_table_comes_first_and_has_a_row_a_rung(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results")
+    text = page(tmp_path / "results")
+    assert (
+        text.index("## The ladder: quality")
+        < text.index("## The blog's table")
+        < text.index("## IoU by class")
+    )
+    names = [
+        line.split()[1]
+        for line in text.split("## The ladder: time")[0].splitlines()
+        if line.startswith("| 0")
+    ]
+    assert names == [known.name for known in recipe.ladder()]
+    assert text.index("| 07-no-sync-bn") < text.index("not adopted") < text.index("| 08-batch-256")
+    assert "(n = 3)" in row(text, "04-batch-32")[2]
+    assert row(text, "04-batch-32")[1] == "lr 0.01 → 0.02, batch_size 16 → 32"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_blogs_table_folds_the_batch_rungs_into_one_step(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results")
+    text = page(tmp_path / "results").split("## The blog's table")[1].split("## ")[0]
+    steps = [line.split(" | ")[0][2:] for line in text.splitlines() if line.startswith("| 0")]
+    assert [step.split()[0] for step in steps] == ["00", "01", "02", "03", "04"]
+    assert steps[-1] == "04 to 07 increase the batch size"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_contrast_has_one_interval_wherever_it_stands(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results")
+    text = page(tmp_path / "results")
+    assert row(text, "01-new-weights")[3] == row(text, "01-new-weights")[4] == row(text, "01 new weights")[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_give_numbers_without_verdicts(tmp_path: Path, seeds: int) -> None:
+    fake_records.make(tmp_path / "results", seeds=seeds, rungs=("00", "01"))
+    text = page(tmp_path / "results")
+    assert f"(no verdict: n = {seeds})" in row(text, "01-new-weights")[3]
+    assert "**better**" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_rung_whose_parent_was_not_run_is_compared_with_the_nearest_that_was(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "03"))
+    cells = row(page(tmp_path / "results"), "03-cosine")
+    assert cells[3].endswith("(to 00)")
+    assert not cells[4].endswith(")")
+    assert "weights v1 → v2" in cells[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_columns_without_a_number_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    text = page(tmp_path / "results")
+    assert "GPU busy, %" not in text
+    assert "GPU busy, SM active, GPU memory, power, energy, throttled: the run used no GPU." in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_gpu_figures_are_shown_where_there_are_some(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), gpu_busy_pct=97.0, gpu_energy_kj=12.5)
+    text = page(tmp_path / "results").split("## The ladder: hardware")[1]
+    assert row(text, "rung")[1:3] == ["GPU busy, %", "energy, kJ"]
+    assert row(text, "00-mmseg-baseline")[1:3] == ["97.0", "12.5"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_published_figures_stand_beside_the_measured_ones_under_their_protocol_alone(tmp_path: Path) -> None:
+    ade = replace(workload.load("mini"), name="ade20k")
+    fake_records.make(tmp_path / "squash", seeds=1, rungs=("00", "07"), setting=ade)
+    assert row(page(tmp_path / "squash"), "00-mmseg-baseline")[5] == "44.17 ± 0.17, 6.385 h"
+    native = fake_records.altered(ade, "evaluation", protocol="native")
+    fake_records.make(tmp_path / "native", seeds=1, rungs=("00", "07"), setting=native)
+    assert "published" not in page(tmp_path / "native")
+
+
+def test_published_figures_name_rungs_that_exist() -> None:
+    names = {known.name for known in recipe.ladder()}
+    for path in (assets.folder("recipes") / "published").glob("*.toml"):
+        told = tomllib.loads(path.read_text())
+        assert told["rungs"].keys() | told["steps"].keys() <= names
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_protocols_never_share_a_page(tmp_path: Path) -> None:
+    mini = workload.load("mini")
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    native = fake_records.altered(mini, "evaluation", protocol="native")
+    fake_records.make_run(tmp_path / "results", recipe.ladder()[1], native, 0)
+    pages = report.write(tmp_path / "results", tmp_path / "reports")
+    texts = {path.parent.name.split("-")[1]: path.read_text() for path in pages}
+    assert texts.keys() == {"squash", "native"}
+    assert "| 01-new-weights" not in texts["squash"]
+    assert "| 00-mmseg-baseline" not in texts["native"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_machines_below_one_folder_get_a_page_each(tmp_path: Path) -> None:
+    for machine in ("here", "there"):
+        fake_records.make(tmp_path / "reference" / machine, seeds=1, rungs=("00",))
+    pages = report.write(tmp_path / "reference", tmp_path / "reports")
+    assert [path.parent.name for path in pages] == ["mini-here", "mini-there"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("status", ["failed", "diverged", "interrupted", "running"])
+def test_a_run_that_did_not_finish_is_named_and_not_averaged(tmp_path: Path, status: str) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"))
+    change(
+        tmp_path / "results/mini/01-new-weights/seed-2",
+        status=status,
+        error="the loss became nan",
+        final_miou=0.0,
+    )
+    text = page(tmp_path / "results")
+    assert f"- `mini/01-new-weights/seed-2`: {status}: the loss became nan" in text
+    assert "(n = 2)" in row(text, "01-new-weights")[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", ["run.json", "recipe.toml", "workload.toml", "evals.jsonl"])
+@pytest.mark.parametrize("content", ["", "{ half"])
+def test_a_damaged_record_is_named_and_the_rest_reported(tmp_path: Path, name: str, content: str) -> None:
+    fake_records.make(tmp_path / "results", seeds=2, rungs=("00",))
+    (tmp_path / "results/mini/00-mmseg-baseline/seed-1" / name).write_text(content)
+    text = page(tmp_path / "results")
+    assert "(n = 1)" in row(text, "00-mmseg-baseline")[2]
+    assert "mini/00-mmseg-baseline/seed-1" in text.split("## Not averaged")[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_of_other_recipe_values_are_not_averaged(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=2, rungs=("00",))
+    first = recipe.ladder()[0]
+    other = replace(first, **vars(fake_records.altered(first, "optim", lr=0.5)))  # type: ignore[type-var]
+    fake_records.make_run(tmp_path / "results", other, workload.load("mini"), 2)
+    text = page(tmp_path / "results")
+    assert "- `mini/00-mmseg-baseline/seed-2`: its recipe has other values" in text
+    assert "(n = 2)" in row(text, "00-mmseg-baseline")[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_of_another_torch_are_marked_and_get_no_speed_verdict(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01", "02"))
+    for seed in range(3):
+        change(tmp_path / f"results/mini/02-decoupled-weight-decay/seed-{seed}", torch="1.0")
+    text = page(tmp_path / "results")
+    assert "- `02-decoupled-weight-decay`: torch 1.0 (most: 2.15.0)" in text
+    assert row(text, "02-decoupled-weight-decay †")[3] != "–"
+    assert "no verdict: machines differ" in row(text, "02-decoupled-weight-decay", 1)[2]
+    assert "no verdict" not in row(text, "01-new-weights", 1)[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_resumed_run_counts_for_the_miou_and_not_for_times(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"))
+    change(tmp_path / "results/mini/01-new-weights/seed-0", resumed=1, warnings=["resumed"])
+    text = page(tmp_path / "results")
+    assert "(n = 3)" in row(text, "01-new-weights")[2]
+    assert "(n = 2 of 3)" in row(text, "01-new-weights", 1)[1]
+    assert "no verdict: n = 2" in row(text, "01-new-weights", 1)[2]
+    assert f"- **resumed** (`01-new-weights` seed 0): {record.WARNINGS['resumed']}" in text
+
+
+def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"), resumed=1)
+    text = page(tmp_path / "results")
+    assert row(text, "01-new-weights", 1)[1:4] == ["–", "– (nothing measured)", "– (nothing measured)"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_target_can_be_given_and_a_miss_is_no_number(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00",), noise=0.0)
+    text = page(tmp_path / "results", target=20.0)
+    assert "time to 20 mIoU" in text
+    assert "(3 of 3)" in row(text, "00-mmseg-baseline", 1)[5]
+    assert "segbench report --target 20" in text
+    assert row(page(tmp_path / "results", 99.0), "00-mmseg-baseline", 1)[5] == "not reached (0 of 3)"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_on_one_device_the_cost_of_sync_bn_is_said_not_to_be_measured(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("05", "06", "07"))
+    assert "between rungs 06 and 07 are no measure of what sync BN costs" in page(tmp_path / "results")
+    fake_records.make(tmp_path / "many", seeds=1, rungs=("05", "06", "07"), device_count=8)
+    assert "no measure" not in page(tmp_path / "many")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_commands_and_the_protocol_are_on_the_page(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    text = page(tmp_path / "results")
+    assert "```\nsegbench run --recipe all --seeds 3\n```" in text
+    assert "protocol `squash`" in text
+    assert "is left out of the mean" in text
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_results_without_a_finished_run_are_an_error(tmp_path: Path, status: str) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), status=status, error="no memory")
+    with pytest.raises(BenchError, match=f"no finished run .*seed-0, {status}: no memory") as caught:
+        report.write(tmp_path / "results", tmp_path / "reports")
+    assert caught.value.code == 1
+    assert "segbench run" in caught.value.hint
+
+
+def test_an_empty_or_missing_results_folder_is_an_error(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BenchError, match="no f"):
+            report.write(folder, tmp_path / "reports")
+
+
+def test_a_place_that_takes_no_report_is_an_error(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    (tmp_path / "reports").write_text("a file")
+    with pytest.raises(BenchError, match="cannot write the report") as caught:
+        report.write(tmp_path / "results", tmp_path / "reports")
+    assert "--out" in caught.value.hint
+
+
+@pytest.mark.parametrize("target", [-1.0, 101.0, float("nan")])
+def test_a_target_that_is_no_miou_is_a_usage_error(tmp_path: Path, target: float) -> None:
+    with pytest.raises(BenchError, match="target") as caught:
+        report.write(tmp_path, tmp_path, target)
+    assert caught.value.code == 2

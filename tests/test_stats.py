@@ -1,0 +1,196 @@
+"""The statistics, on numbers worked out by hand and on seeded draws whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from bench import stats
+
+FLAT = stats.Spread(0.2, 16, False)
+
+
+def draw(random: np.random.Generator, means: list[float], n: int = 3, std: float = 1.0) -> list[list[float]]:
+    return [[float(x) for x in mean + std * random.standard_normal(n)] for mean in means]
+
+
+def neighbours(groups: list[list[float]]) -> list[tuple[list[float], list[float]]]:
+    return [(after, before) for before, after in zip(groups, groups[1:], strict=False)]
+
+
+def everything(groups: list[list[float]]) -> list[tuple[list[float], list[float]]]:
+    return neighbours(groups) + [(group, groups[0]) for group in groups[2:]]
+
+
+def test_the_pooled_deviation_weighs_groups_by_their_degrees_of_freedom() -> None:
+    spread = stats.pool([[1.0, 3.0], [10.0, 10.0, 13.0], [5.0]])
+    assert spread.freedom == 3
+    assert spread.std == pytest.approx(math.sqrt((2 + 6) / 3))
+
+
+def test_one_contrast_is_the_two_sample_t_test() -> None:
+    a, b = [46.1, 45.0, 45.9], [44.2, 44.0, 44.9]
+    (contrast,) = stats.differences([(a, b)], stats.pool([a, b]))
+    expected = reference.ttest_ind(a, b).confidence_interval(0.95)
+    assert (contrast.low, contrast.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_bartlett_agrees_with_scipy_and_warns_of_a_tenfold_deviation() -> None:
+    random = np.random.default_rng(5)
+    groups = draw(random, [0.0] * 4, n=6)
+    known = [(5, float(np.var(group, ddof=1))) for group in groups]
+    p = stats._bartlett(known, stats.pool(groups).std ** 2, 20)
+    assert p == pytest.approx(reference.bartlett(*groups).pvalue)
+    assert not stats.pool(groups).uneven
+    assert stats.pool([*groups, *draw(random, [0.0], n=6, std=10.0)]).uneven
+
+
+@pytest.mark.parametrize(
+    ("delta", "verdict"),
+    [(1.0, "better"), (-1.0, "worse"), (0.05, "same"), (-0.05, "same"), (0.3, "cannot tell")],
+)
+def test_the_verdict_follows_the_interval(delta: float, verdict: str) -> None:
+    base = [45.0, 45.0, 45.0]
+    (contrast,) = stats.differences([([x + delta for x in base], base)], FLAT)
+    assert contrast.verdict == verdict
+    assert contrast.delta == pytest.approx(delta)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "n = 2"),
+        ([1.0, 2.0, 3.0], [9.0], "n = 1"),
+        ([], [1.0, 2.0, 3.0], "nothing measured"),
+    ],
+)
+def test_fewer_than_three_seeds_give_no_verdict(first: list[float], second: list[float], reason: str) -> None:
+    (contrast,) = stats.differences([(first, second)], FLAT)
+    assert (contrast.verdict, contrast.low, contrast.reason) == (None, None, reason)
+
+
+def test_seeds_that_all_agree_give_no_verdict() -> None:
+    groups = [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    (contrast,) = stats.differences(neighbours(groups), stats.pool(groups))
+    assert contrast.verdict is None
+    assert contrast.reason == "no spread between seeds"
+
+
+def test_an_unjudged_contrast_does_not_widen_the_others() -> None:
+    three, one = [2.0, 2.1, 2.2], [1.0]
+    alone = stats.differences([(three, [1.0, 1.1, 1.2])], FLAT)
+    beside = stats.differences([(three, [1.0, 1.1, 1.2]), (three, one)], FLAT)
+    assert beside[0] == alone[0]
+
+
+def test_the_levels_are_those_of_holm() -> None:
+    assert stats._holm({0: 0.001, 1: 0.04, 2: 0.02}) == {0: 0.05 / 3, 2: 0.05 / 2, 1: 0.05}
+    assert stats._holm({0: 0.03, 1: 0.04, 2: 0.02}) == {2: 0.05 / 3, 0: 0.05 / 3, 1: 0.05 / 3}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_interval_leaves_zero_out_exactly_where_holm_rejects(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    groups = draw(random, [float(x) for x in random.uniform(0, 4, 8)])
+    spread = stats.pool(groups)
+    pairs = everything(groups)
+    errors = [spread.std * math.sqrt(1 / len(a) + 1 / len(b)) for a, b in pairs]
+    gaps = [np.mean(a) - np.mean(b) for a, b in pairs]
+    ps = [
+        2 * reference.t.sf(abs(gap) / error, spread.freedom) for gap, error in zip(gaps, errors, strict=True)
+    ]
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(np.argsort(ps)):
+        worst = max(worst, (len(ps) - rank) * ps[i])
+        adjusted[i] = worst
+    for p, contrast in zip(adjusted, stats.differences(pairs, spread), strict=True):
+        assert (p < 0.05) == (contrast.verdict in ("better", "worse"))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_the_interval_of_a_single_contrast_covers_the_truth_95_times_in_100(n: int) -> None:
+    random = np.random.default_rng(n)
+    hits, times = 0, 2000
+    for _ in range(times):
+        groups = draw(random, [0.0, 1.0], n)
+        (contrast,) = stats.differences(neighbours(groups), stats.pool(groups))
+        assert contrast.low is not None
+        assert contrast.high is not None
+        hits += contrast.low < 1.0 < contrast.high
+    assert 0.93 <= hits / times <= 0.97
+
+
+def test_a_ladder_of_equal_rungs_rarely_gets_a_false_verdict() -> None:
+    random = np.random.default_rng(2)
+    wrong, times = 0, 800
+    for _ in range(times):
+        groups = draw(random, [40.0] * 7)
+        found = stats.differences(everything(groups), stats.pool(groups))
+        wrong += any(contrast.verdict in ("better", "worse") for contrast in found)
+    assert wrong / times <= 0.05
+
+
+def test_the_smallest_effect_is_found_four_times_in_five() -> None:
+    random = np.random.default_rng(3)
+    known = stats.Spread(1.0, 16, False)
+    (contrast,) = stats.differences([([0.0] * 3, [0.0] * 3)], known)
+    assert contrast.smallest is not None
+    found, times = 0, 800
+    for _ in range(times):
+        groups = draw(random, [contrast.smallest] + [0.0] * 7)
+        (judged,) = stats.differences([(groups[0], groups[1])], stats.pool(groups))
+        found += judged.verdict == "better"
+    assert 0.77 <= found / times <= 0.84
+
+
+def test_the_gain_of_the_blogs_new_weights_is_found_nearly_always() -> None:
+    random = np.random.default_rng(4)
+    means = [44.17, 45.01, 45.01, 45.19, 45.2, 45.2, 45.36, 45.56]
+    found, times = 0, 400
+    for _ in range(times):
+        groups = draw(random, means, std=0.2)
+        found += stats.differences(everything(groups), stats.pool(groups))[0].verdict == "better"
+    assert found / times > 0.9
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.5, "faster"), (2.0, "slower"), (1.0, "same"), (0.985, "cannot tell")]
+)
+def test_times_are_compared_by_their_ratio(factor: float, verdict: str) -> None:
+    base = [99.9, 100.0, 100.1]
+    (contrast,) = stats.ratios([([factor * x for x in base], base)], stats.Spread(0.005, 16, False))
+    assert contrast.delta == pytest.approx(factor)
+    assert contrast.verdict == verdict
+
+
+def test_a_ratio_and_its_reciprocal_mirror_each_other() -> None:
+    a, b = [10.0, 11.0, 10.5], [20.0, 21.0, 19.0]
+    spread = stats.pool([[math.log(x) for x in group] for group in (a, b)])
+    (one,), (other,) = stats.ratios([(a, b)], spread), stats.ratios([(b, a)], spread)
+    assert one.low is not None
+    assert other.high is not None
+    assert one.delta * other.delta == pytest.approx(1)
+    assert one.low * other.high == pytest.approx(1)
+
+
+def test_the_target_is_reached_at_the_first_evaluation_at_or_above_it() -> None:
+    curve = [(1.0, 20.0), (2.0, 30.0), (3.0, 25.0), (4.0, 31.0)]
+    assert stats.reach(curve, 30.0) == 2.0
+    assert stats.reach(curve, 31.5) is None
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([3.0, 1.0, 2.0], 2.0),
+        ([3.0, None, 2.0], 3.0),
+        ([None, None, 2.0], math.inf),
+        ([1.0, 2.0, None, None], math.inf),
+        ([1.0, 2.0, 4.0, None], 3.0),
+    ],
+)
+def test_a_miss_counts_as_infinite_in_the_median(times: list[float | None], expected: float) -> None:
+    assert stats.median(times) == expected
