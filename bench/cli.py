@@ -1,0 +1,349 @@
+"""The command line: each command loads what it is asked about, calls one function and prints.
+
+`segbench --help` must answer at once, so that only click is imported here and every command imports the rest
+when it is called. What the user can mend is printed in one place, `_Commands.invoke`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench import BenchError, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench.recipe import Recipe
+    from bench.runner import Outcome, Result, Run
+
+INTERRUPTED = 130
+RESULTS = Path("results/local")
+REPORTS = Path("reports")
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+            if error.hint:
+                click.echo(f"{click.style('Hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+            ctx.exit(error.code)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def main() -> None:
+    """The entry point of `segbench` and `python -m bench`."""
+    cli(prog_name="segbench")
+
+
+def _print_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib import metadata
+
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "not installed"
+    click.echo(f"segbench {__version__}, torch {torch}, Python {sys.version.split()[0]}")
+    ctx.exit()
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print versions.",
+)
+def cli() -> None:
+    """What does each rung of a segmentation recipe cost, and what does it gain?
+
+    \b
+    Train the whole ladder on the embedded scenes, then look at it:
+      segbench run --recipe all --seeds 3
+      segbench report
+    """
+
+
+# ------------------------------------------------------------------------------------------------------- run
+
+
+@cli.command()
+@click.option(
+    "--recipe",
+    "names",
+    multiple=True,
+    default=["all"],
+    metavar="NAME",
+    help="Shipped recipes, paths of files, or all; by commas, or repeat the option.  [default: all]",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds 0 to N-1.", metavar="N"
+)
+@click.option(
+    "--workload",
+    "workload_name",
+    default="mini",
+    show_default=True,
+    metavar="NAME",
+    help="One that ships, or a path.",
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    metavar="DIR",
+    help="Where the records go: DIR/<workload>/<recipe>/seed-<n>/.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda where there is one.",
+)
+@click.option(
+    "--deterministic", is_flag=True, help="Allow deterministic algorithms only: slower, bit-identical."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be trained, and train nothing.")
+def run(
+    names: tuple[str, ...],
+    seeds: int,
+    workload_name: str,
+    data: Path | None,
+    results: Path,
+    device: str,
+    deterministic: bool,
+    dry_run: bool,
+) -> None:
+    """Train recipes over several seeds and record every run.
+
+    Runs that are finished are skipped and interrupted ones go on: the same command may be typed again at any
+    time. Ctrl-C saves the current run.
+
+    \b
+    Examples:
+      segbench run --recipe all --seeds 3
+      segbench run --recipe 00-mmseg-baseline,my-recipe.toml --seeds 5 --results results/mine
+    """
+    from rich.console import Console
+
+    from bench import progress, recipe, runner, workload
+
+    recipes = recipe.select(name.strip() for names_ in names for name in names_.split(",") if name.strip())
+    if not recipes:
+        raise click.UsageError("--recipe names no recipe.")
+    command = shlex.join(["segbench", *sys.argv[1:]])
+    console = Console(stderr=True)
+    with console.status("loading torch"):
+        plan = runner.plan(
+            recipes,
+            workload.load(workload_name),
+            seeds,
+            results,
+            data=data,
+            device=device,
+            command=command,
+            deterministic=deterministic,
+        )
+    if dry_run:
+        _print_plan(plan)
+        return
+    display = progress.display(console, [each.name for each in recipes], range(seeds))
+    result = runner.run(plan, display)
+    rows = [(each.name, records) for each in recipes if (records := _finished(result, each))]
+    if rows:
+        click.echo()
+        Console().print(progress.summary(rows))
+    _conclude(result, len(plan), command)
+    click.echo(
+        "Next: segbench report" + ("" if results == RESULTS else f" --results {shlex.quote(str(results))}")
+    )
+
+
+def _print_plan(plan: list[Run]) -> None:
+    said = {
+        "train": "train",
+        "resume": "go on where it was interrupted",
+        "retry": "try again: it failed",
+        "skip": "nothing: it is done",
+    }
+    rows = [
+        [each.job.recipe.name, str(each.job.seed), str(number), said[each.action]]
+        for number, each in enumerate(plan, 1)
+    ]
+    _print_table(["recipe", "seed", "turn", "to do"], rows)
+    todo = sum(each.action != "skip" for each in plan)
+    first = plan[0].job
+    click.echo(f"{todo} of {len(plan)} runs to train on {first.device}, into {first.folder.parents[1]}")
+
+
+def _finished(result: Result, recipe: Recipe) -> list[Mapping[str, Any]]:
+    """The records of the recipe's finished runs."""
+    ours = (each for each in result.outcomes if each.job.recipe.name == recipe.name)
+    return [each.record for each in ours if each.status == "finished" and each.record is not None]
+
+
+def _conclude(result: Result, planned: int, command: str) -> None:
+    """Name the runs that have no result and say how to go on; leave with an exit code if there are any."""
+    reasons: dict[tuple[str, str | None], list[Outcome]] = {}
+    for each in result.outcomes:
+        if each.status != "finished":
+            reasons.setdefault((each.status, each.error), []).append(each)
+    for (status, error), outcomes in reasons.items():
+        said = "is trained by another segbench" if status == "taken" else status
+        click.echo(f"{_names(outcomes)} {said}{f': {error}' if error else ''}", err=True)
+        if status == "failed":
+            click.echo(f"  log: {outcomes[0].job.log}", err=True)
+    if result.stopped:
+        click.echo(f"Interrupted. What was trained is saved; this goes on with it:\n  {command}", err=True)
+        sys.exit(INTERRUPTED)
+    missing = [each for each in result.outcomes if each.status not in ("finished", "diverged")]
+    if missing:
+        hint = next((each.hint for each in missing if each.hint), "see above for the reasons")
+        raise BenchError(
+            f"{len(missing)} of {planned} runs have no result",
+            f"{hint}; the same command then trains only what is missing",
+        )
+
+
+def _names(outcomes: list[Outcome], shown: int = 3) -> str:
+    names = [f"{each.job.recipe.name} seed {each.job.seed}" for each in outcomes]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+@cli.command()
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    metavar="DIR",
+    help="The records to report on.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=REPORTS,
+    show_default=True,
+    metavar="DIR",
+    help="Where the report goes: DIR/<workload>/report.md and its pictures.",
+)
+@click.option(
+    "--target", type=click.FloatRange(0, 100), metavar="MIOU", help="Points; else the target of the records."
+)
+def report(results: Path, out: Path, target: float | None) -> None:
+    """Write tables and figures of what was recorded.
+
+    \b
+    Examples:
+      segbench report
+      segbench report --results results/mine --out reports/mine --target 30
+    """
+    from bench import report
+
+    for path in report.write(results, out, target):
+        click.echo(path)
+
+
+# --------------------------------------------------------------------------------------------------- recipes
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def recipes(ctx: click.Context) -> None:
+    """List the ladder; show a recipe, or how two differ.
+
+    \b
+    Examples:
+      segbench recipes
+      segbench recipes show 03-cosine
+      segbench recipes diff 00-mmseg-baseline 07-no-sync-bn
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from bench import recipe
+    from bench.settings import show
+
+    rows = [
+        [
+            each.name,
+            "\n".join(f"{key} = {show(value)}" for key, value in each.changes.items())
+            or "states every value",
+            "yes" if each.adopted else "no",
+        ]
+        for each in recipe.ladder()
+    ]
+    _print_table(["recipe", "changes", "adopted"], rows)
+
+
+@recipes.command("show")
+@click.argument("name")
+def show_recipe(name: str) -> None:
+    """Print every value of the recipe NAME (or of a file) as TOML.
+
+    \b
+    Example:
+      segbench recipes show 03-cosine
+    """
+    from bench import recipe
+
+    click.echo(recipe.dump(recipe.load(name)), nl=False)
+
+
+@recipes.command("diff")
+@click.argument("a")
+@click.argument("b")
+def diff_recipes(a: str, b: str) -> None:
+    """Print the values in which the recipes A and B differ.
+
+    \b
+    Example:
+      segbench recipes diff 00-mmseg-baseline 07-no-sync-bn
+    """
+    from bench import recipe
+    from bench.settings import show
+
+    ours, theirs = recipe.load(a), recipe.load(b)
+    rows = [
+        [key, *("not stated" if value is None else show(value) for value in values)]
+        for key, *values in recipe.difference(ours, theirs)
+    ]
+    if rows:
+        _print_table(["value", ours.name, theirs.name], rows)
+    else:
+        click.echo(f"{ours.name} and {theirs.name} say the same.")
+
+
+def _print_table(titles: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, title in enumerate(titles):
+        table.add_column(title, overflow="fold", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

@@ -1,0 +1,404 @@
+"""The command line: what it prints where, and the code it exits with. Training is `tests.fake_train`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from bench import BenchError, __version__, cli, record, runner
+from tests import fake_train
+
+ROOT = Path(__file__).parents[1]
+TRAINER = "tests.fake_train"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, with a workload of pictures and a trainer without torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "plan", functools.partial(runner.plan, trainer=TRAINER))
+    monkeypatch.setattr(runner, "run", functools.partial(runner.run, trainer=TRAINER))
+    (tmp_path / "photographs.toml").write_text(
+        'extends = "mini"\ntitle = "photographs"\n[data]\nsource = "folder"\n'
+    )
+    (tmp_path / "pictures").mkdir()
+    return tmp_path
+
+
+def recipe(place: Path, title: str) -> str:
+    """The path of a recipe that does in the fake trainer what its title says."""
+    path = place / f"{title}.toml"
+    path.write_text(f'extends = "00-mmseg-baseline"\ntitle = "{title}"\n[optim]\nlr = 0.5\n')
+    return str(path)
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.cli, [str(each) for each in arguments], prog_name="segbench")
+
+
+def train(place: Path, *titles: str, more: tuple[str, ...] = ()) -> Result:
+    names = ",".join(recipe(place, title) for title in titles)
+    options = ["--recipe", names, "--seeds", "1", "--workload", "photographs.toml", "--data", "pictures"]
+    return call("run", *options, *more)
+
+
+def commands(group: click.Group = cli.cli, path: str = "segbench") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+COMMANDS = dict(commands())
+
+
+# ----------------------------------------------------------------------------------------------------- help
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys\n"
+        "from bench import cli\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "segbench run" in done.stdout
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    assert not loaded & {"torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "rich", "PIL"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_does_and_gives_an_example(name: str) -> None:
+    done = call(*name.split()[1:], "--help")
+    assert done.exit_code == 0
+    assert "Example" in done.output
+    assert f"  {name}" in done.output.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    options = [each for each in COMMANDS[name].params if isinstance(each, click.Option)]
+    assert [each.name for each in options if not each.help] == []
+
+
+def test_the_version_names_torch_without_importing_it() -> None:
+    done = call("--version")
+    assert done.output.startswith(f"segbench {__version__}, torch ")
+    assert done.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runn"],
+        ["run", "--seeds", "0"],
+        ["run", "--seeds", "-1"],
+        ["run", "--seeds", "three"],
+        ["run", "--device", "abacus"],
+        ["run", "--recipe", ","],
+        ["run", "--recipes", "all"],
+        ["report", "--target", "101"],
+        ["recipes", "diff", "00"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], place: Path) -> None:
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert "Error: " in done.stderr
+    assert done.stdout == ""
+    assert not (place / "results").exists()
+
+
+def test_a_mistyped_command_is_guessed() -> None:
+    assert "Did you mean 'run'?" in call("runn").stderr
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def bad_recipe(text: str) -> dict[str, str]:
+    return {"mine.toml": text}
+
+
+EXTENDS = 'extends = "00-mmseg-baseline"\ntitle = "mine"\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["run", "--recipe", "nope"], {}),
+        (["run", "--recipe", "nope.toml"], {}),
+        (["run", "--recipe", "mine.toml"], bad_recipe("extends = [")),
+        (["run", "--recipe", "mine.toml"], bad_recipe(EXTENDS + "[optim]\nlearning_rate = 1.0")),
+        (["run", "--recipe", "mine.toml"], bad_recipe(EXTENDS + '[optim]\nlr = "fast"')),
+        (["run", "--recipe", "mine.toml"], bad_recipe(EXTENDS)),
+        (["run", "--workload", "nope"], {}),
+        (["run", "--device", "cuda", "--workload", "photographs.toml", "--data", "pictures"], {}),
+        (["run", "--workload", "photographs.toml"], {}),
+        (["run", "--workload", "photographs.toml", "--data", "nowhere"], {}),
+        (["run", "--data", "pictures"], {}),
+        (["run", "--results", "file", "--workload", "photographs.toml", "--data", "pictures"], {"file": ""}),
+        (["run", "--results", "/proc/x", "--workload", "photographs.toml", "--data", "pictures"], {}),
+        (
+            ["run", "--workload", "photographs.toml", "--data", "pictures"],
+            {"results/local/photographs/03-cosine/seed-2/run.json": '{"schema": 1, "sta'},
+        ),
+        (
+            ["run", "--workload", "photographs.toml", "--data", "pictures"],
+            {"results/local/photographs/03-cosine/seed-2/run.json": "[]"},
+        ),
+        (["recipes", "show", "nope"], {}),
+        (["recipes", "diff", "00", "nope"], {}),
+        (["report"], {}),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_of_what_and_one_of_what_to_do(
+    arguments: list[str], files: dict[str, str], place: Path
+) -> None:
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content)
+    done = call(*arguments)
+    assert done.exit_code == 1, done.output
+    assert done.stdout == ""
+    what, hint = [line for line in done.stderr.splitlines() if not line.startswith("drawing")]
+    assert what.startswith("Error: ")
+    assert hint.startswith("Hint: ")
+    assert list(place.glob("results/local/**/log.txt")) == []
+
+
+def test_the_exit_code_is_that_of_the_error(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise BenchError("nothing to judge", "train something", code=4)
+
+    monkeypatch.setattr(runner, "plan", fail)
+    done = call("run")
+    assert (done.exit_code, done.stderr) == (4, "Error: nothing to judge\nHint: train something\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(runner, "plan", fail)
+    assert isinstance(call("run").exception, ZeroDivisionError)
+
+
+def test_an_interrupt_before_training_exits_with_130(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "plan", fail)
+    done = call("run")
+    assert done.exit_code == 130
+    assert done.stderr.strip() == "Interrupted."
+
+
+# ------------------------------------------------------------------------------------------------------ run
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(place: Path) -> None:
+    done = train(place, "one", "two")
+    assert done.exit_code == 0
+    assert [line.split() for line in done.stdout.splitlines()[3:]] == [
+        ["one", "20.00", "1", "500", "2.0"],
+        ["two", "20.00", "1", "500", "2.0"],
+        ["Next:", "segbench", "report"],
+    ]
+    assert done.stderr.splitlines()[-1] == "[2/2] two seed 0  finished  mIoU 20.0  500 img/s  train 2.0 s"
+    assert record.read(place / "results/local/photographs/one/seed-0")["status"] == "finished"
+
+
+def test_the_next_command_names_the_results_folder(place: Path) -> None:
+    done = train(place, "one", more=("--results", "my results"))
+    assert done.stdout.endswith("Next: segbench report --results 'my results'\n")
+
+
+def test_a_finished_matrix_is_told_again_without_training(place: Path) -> None:
+    first, second = train(place, "one"), train(place, "one")
+    assert first.stdout == second.stdout
+    assert second.stderr == ""
+
+
+def test_a_recipe_asked_for_twice_is_trained_once(place: Path) -> None:
+    path = recipe(place, "one")
+    done = train(place, "one", more=("--recipe", path))
+    assert done.stderr.count("finished") == 1
+
+
+def test_the_record_has_the_command_that_made_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/segbench", "run", "--results", "my results"])
+    train(place, "one")
+    run = record.read(place / "results/local/photographs/one/seed-0")
+    assert run["command"] == "segbench run --results 'my results'"
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(place: Path) -> None:
+    train(place, "one")
+    done = train(place, "one", "two", more=("--dry-run",))
+    assert done.exit_code == 0
+    assert [line.split()[:4] for line in done.stdout.splitlines()[2:4]] == [
+        ["one", "0", "1", "nothing:"], ["two", "0", "2", "train"]
+    ]  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "1 of 2 runs to train on cpu, into results/local/photographs"
+    assert done.stderr == ""
+    assert not (place / "results/local/photographs/two").exists()
+
+
+def test_failed_runs_are_named_at_the_end_and_the_others_are_kept(place: Path) -> None:
+    done = train(place, "fail", "kill", "one")
+    assert done.exit_code == 1
+    assert "one" in done.stdout
+    assert "Next" not in done.stdout
+    assert done.stderr.splitlines()[-6:] == [
+        "fail seed 0 failed: image 7 is damaged",
+        "  log: results/local/photographs/fail/seed-0/log.txt",
+        "kill seed 0 failed: killed by SIGKILL, perhaps for want of memory",
+        "  log: results/local/photographs/kill/seed-0/log.txt",
+        "Error: 2 of 3 runs have no result",
+        "Hint: fetch it again; the same command then trains only what is missing",
+    ]
+
+
+def test_runs_that_fail_alike_are_named_together(place: Path) -> None:
+    recipe(place, "fail")
+    done = train(place, "fail", more=("--seeds", "5"))
+    assert "fail seed 0, fail seed 1, fail seed 2 and 2 more failed: image 7 is damaged" in done.stderr
+
+
+def test_a_diverged_run_is_a_result(place: Path) -> None:
+    done = train(place, "diverge", "one")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[-1] == "diverge seed 0 diverged: the loss was nan at step 3"
+
+
+def test_a_run_left_to_another_segbench_is_missing(place: Path) -> None:
+    lock = runner.Lock.take(place / "results/local/photographs/one/seed-0")
+    assert lock is not None
+    try:
+        done = train(place, "one", "two")
+    finally:
+        lock.close()
+    assert done.exit_code == 1
+    assert "one seed 0 is trained by another segbench" in done.stderr
+    assert "1 of 2 runs have no result" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------- from the outside
+
+SCRIPT = f"""
+import functools, sys
+from bench import runner
+from bench.cli import main
+if __name__ == "__main__":
+    runner.plan = functools.partial(runner.plan, trainer="{TRAINER}")
+    runner.run = functools.partial(runner.run, trainer="{TRAINER}")
+    sys.exit(main())
+"""
+
+
+def test_ctrl_c_saves_the_run_and_says_how_to_go_on(place: Path) -> None:
+    script = place / "segbench"
+    script.write_text(SCRIPT)  # as an installed console script: a file that children import again
+    options = ["--seeds", "1", "--workload", "photographs.toml", "--data", "pictures"]
+    arguments = ["run", "--recipe", recipe(place, "wait"), *options]
+    with subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        folder = place / "results/local/photographs/wait/seed-0"
+        while not (folder / "run.json").exists():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: runner, server and run, all at once
+        rest = process.stderr.read()
+    assert first == "[1/1] wait seed 0  starts\n"
+    assert process.returncode == 130
+    assert rest.endswith(f"  segbench {shlex.join(arguments)}\n")
+    assert "Traceback" not in rest + (folder / "log.txt").read_text()
+    run = record.read(folder)
+    assert (run["status"], run["steps_done"]) == ("interrupted", 7)
+
+    done = train(place, "wait")
+    assert done.exit_code == 0
+    assert record.read(folder)["resumed"] == 1
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("segbench ")
+
+
+# -------------------------------------------------------------------------------------------------- recipes
+
+
+def test_the_ladder_is_listed_with_what_each_rung_changes() -> None:
+    lines = call("recipes").stdout.splitlines()
+    assert sum(line[:2].isdigit() for line in lines) == 9
+    [row] = [line.split() for line in lines if line.startswith("01-")]
+    assert row == ["01-new-weights", "model.weights", "=", '"v2"', "yes"]
+    assert [line.split()[-1] for line in lines if line.startswith("08-")] == ["no"]
+
+
+def test_a_recipe_is_shown_as_it_would_be_recorded() -> None:
+    from bench import recipe
+
+    assert recipe.parse(call("recipes", "show", "03").stdout, "stdout") == recipe.load("03")
+
+
+def test_a_difference_lists_only_what_differs() -> None:
+    rows = [line.split() for line in call("recipes", "diff", "06", "07").stdout.splitlines()]
+    assert rows[2:] == [["replicas.sync_bn", "true", "false"]]
+
+
+def test_equal_recipes_are_said_to_be_equal() -> None:
+    assert call("recipes", "diff", "06", "06").stdout == "06-batch-128 and 06-batch-128 say the same.\n"
+
+
+# --------------------------------------------------------------------------------------------------- report
+
+
+def test_report_writes_what_it_is_told_and_names_the_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bench import report
+
+    asked: list[Any] = []
+
+    def write(*arguments: Any) -> list[Path]:
+        asked.append(arguments)
+        return [tmp_path / "mini" / "report.md"]
+
+    monkeypatch.setattr(report, "write", write)
+    done = call("report", "--results", "a", "--out", "b", "--target", "30")
+    assert asked == [(Path("a"), Path("b"), 30.0)]
+    assert done.stdout == f"{tmp_path}/mini/report.md\n"
+
+
+def test_the_fake_trainer_has_what_the_real_one_has() -> None:
+    source = (ROOT / "bench" / "train.py").read_text()
+    for name in ("train", "facts", "Interrupted"):
+        assert hasattr(fake_train, name)
+        assert name in source

@@ -1,0 +1,488 @@
+"""The runner against a trainer without torch; the processes, signals and locks are real."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from bench import BenchError, record, runner
+from bench.progress import Progress
+from bench.recipe import Recipe
+from bench.recipe import load as load_recipe
+from bench.workload import Workload
+from bench.workload import load as load_workload
+
+TRAINER = "tests.fake_train"
+HERE = Path(__file__).parent
+BASE = load_recipe("00-mmseg-baseline")
+MINI = load_workload("mini")
+PHOTOGRAPHS = replace(MINI, values={**MINI.values, "data": {**MINI.values["data"], "source": "folder"}})
+
+
+class Watcher:
+    """A display that keeps what it is told, and calls `act` at each news of a run."""
+
+    def __init__(self, act: Callable[[Progress], None] = lambda _: None) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.errors: dict[tuple[str, int], str | None] = {}
+        self._act = act
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def prepare(self, done: int, total: int) -> None:
+        self.events.append(("drawn", done, total))
+
+    def start(self, key: tuple[str, int], resumed: bool) -> None:
+        self.events.append(("resume" if resumed else "start", *key))
+
+    def tell(self, progress: Progress) -> None:
+        self._act(progress)
+
+    def end(
+        self, key: tuple[str, int], status: str, record: Mapping[str, Any] | None, error: str | None
+    ) -> None:
+        self.events.append((status, *key))
+        self.errors[key] = error
+
+    def skip(self, key: tuple[str, int], status: str, record: Mapping[str, Any] | None) -> None:
+        self.events.append(("skip", *key))
+
+    def tick(self) -> None:
+        pass
+
+    def stopping(self) -> None:
+        self.events.append(("stopping",))
+
+
+def ladder(*titles: str) -> list[Recipe]:
+    """Recipes named as what they do in the fake trainer."""
+    return [replace(BASE, name=title, title=title) for title in titles]
+
+
+def make_plan(recipes: Sequence[Recipe], results: Path, seeds: int = 1, **options: Any) -> list[runner.Run]:
+    return runner.plan(recipes, PHOTOGRAPHS, seeds, results, data=HERE, trainer=TRAINER, **options)
+
+
+def train(
+    recipes: Sequence[Recipe], results: Path, seeds: int = 1, watcher: Watcher | None = None, **options: Any
+) -> runner.Result:
+    plan = make_plan(recipes, results, seeds)
+    return runner.run(plan, watcher or Watcher(), trainer=TRAINER, **options)
+
+
+def folder_of(results: Path, recipe: str, seed: int = 0) -> Path:
+    return record.run_folder(results, "mini", recipe, seed)
+
+
+def statuses(result: runner.Result) -> list[str]:
+    return [each.status for each in result.outcomes]
+
+
+def edit(folder: Path, **values: Any) -> None:
+    record.write(folder, {**record.read(folder), **values})
+
+
+# ------------------------------------------------------------------------------------------------- the order
+
+
+def test_each_seed_begins_one_recipe_later() -> None:
+    order = [(recipe.name, seed) for recipe, seed in runner.order(ladder("a", "b", "c"), 4)]
+    names = ["".join(name for name, seed in order if seed == wanted) for wanted in range(4)]
+    assert names == ["abc", "bca", "cab", "abc"]
+
+
+# -------------------------------------------------------------------------------------------------- the plan
+
+
+def test_a_finished_matrix_is_trained_once_and_then_skipped(tmp_path: Path) -> None:
+    first = train(ladder("one", "two"), tmp_path, seeds=2)
+    watcher = Watcher()
+    again = train(ladder("one", "two"), tmp_path, seeds=2, watcher=watcher)
+    assert statuses(first) == statuses(again) == ["finished"] * 4
+    assert watcher.events == [
+        ("skip", "one", 0), ("skip", "two", 0), ("skip", "two", 1), ("skip", "one", 1)
+    ]  # fmt: skip
+    assert [each.record for each in first.outcomes] == [each.record for each in again.outcomes]
+
+
+@pytest.mark.parametrize(
+    ("status", "action"),
+    [
+        ("finished", "skip"),
+        ("diverged", "skip"),
+        ("failed", "retry"),
+        ("interrupted", "resume"),
+        ("running", "resume"),
+    ],
+)
+def test_what_is_to_do_follows_from_the_status(tmp_path: Path, status: str, action: str) -> None:
+    train(ladder("one"), tmp_path)
+    edit(folder_of(tmp_path, "one"), status=status)
+    assert [each.action for each in make_plan(ladder("one"), tmp_path)] == [action]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("recipe_fingerprint", "f00"),
+        ("workload_fingerprint", "f00"),
+        ("protocol", "native"),
+        ("device_count", 8),
+        ("cpu", "slide rule"),
+        ("torch", None),
+        ("threads", 64),
+        ("data_workers", 3),
+        ("deterministic", True),
+        ("seed", 5),
+    ],
+)
+def test_a_record_of_something_else_stops_the_plan_before_training(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    results = tmp_path / "local"
+    train(ladder("one"), results)
+    (tmp_path / "local-2").mkdir()
+    edit(folder_of(results, "one"), **{field: value})
+    with pytest.raises(BenchError) as caught:
+        make_plan(ladder("other", "one"), results)
+    assert f"its {field} is {'unknown' if value is None else value}, now it is " in caught.value.message
+    assert str(folder_of(results, "one")) in caught.value.message
+    assert f"--results {tmp_path}/local-3" in caught.value.hint
+    assert not folder_of(results, "other").exists()
+
+
+def test_a_run_that_failed_before_it_knew_its_machine_is_tried_again(tmp_path: Path) -> None:
+    train(ladder("one"), tmp_path)
+    edit(folder_of(tmp_path, "one"), status="failed", cpu=None)
+    assert [each.action for each in make_plan(ladder("one"), tmp_path)] == ["retry"]
+
+
+def test_a_deterministic_run_is_found_again_on_a_gpu(tmp_path: Path) -> None:
+    plan = make_plan(ladder("one"), tmp_path, deterministic=True)
+    job = replace(plan[0].job, facts={**plan[0].job.facts, "cudnn_benchmark": True})
+    runner.run([replace(plan[0], job=job)], Watcher(), trainer=TRAINER)
+    edit(job.folder, cudnn_benchmark=False)  # what a deterministic run notes
+    assert (
+        runner.run([replace(plan[0], job=job)], Watcher(), trainer=TRAINER).outcomes[0].status == "finished"
+    )
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    make_plan(ladder("one"), tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(results: Path, text: str) -> None:
+    folder_of(results, "one").mkdir(parents=True)
+    (folder_of(results, "one") / "run.json").write_text(text)
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1, "sta', "[1, 2]", "{}", '{"schema": 999}', "\x00\xff"])
+def test_a_record_that_cannot_be_read_stops_the_plan(tmp_path: Path, text: str) -> None:
+    damage(tmp_path, text)
+    with pytest.raises(BenchError, match=r"run\.json") as caught:
+        make_plan(ladder("other", "one"), tmp_path)
+    assert "--results" in caught.value.hint or "segbench" in caught.value.hint
+    assert not folder_of(tmp_path, "other").exists()
+
+
+def test_a_file_in_the_place_of_a_run_stops_the_plan(tmp_path: Path) -> None:
+    folder_of(tmp_path, "one").parent.mkdir(parents=True)
+    folder_of(tmp_path, "one").touch()
+    with pytest.raises(BenchError, match="is not a folder"):
+        make_plan(ladder("one"), tmp_path)
+
+
+def test_an_absent_device_stops_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no CUDA device"):
+        make_plan(ladder("one"), tmp_path, device="cuda")
+
+
+def test_a_recipe_that_the_workload_rules_out_stops_the_plan(tmp_path: Path) -> None:
+    odd = replace(BASE, values={**BASE.values, "optim": {**BASE.values["optim"], "batch_size": 15}})
+    with pytest.raises(BenchError, match="batch_size = 15"):
+        make_plan([odd], tmp_path)
+
+
+@pytest.mark.parametrize("data", [None, Path("/nowhere")])
+def test_a_workload_of_pictures_needs_their_folder(tmp_path: Path, data: Path | None) -> None:
+    with pytest.raises(BenchError) as caught:
+        runner.plan(ladder("one"), PHOTOGRAPHS, 1, tmp_path, data=data, trainer=TRAINER)
+    assert "--data DIR" in caught.value.hint
+
+
+def test_a_workload_of_scenes_takes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="draws its own pictures"):
+        runner.plan(ladder("one"), MINI, 1, tmp_path, data=tmp_path, trainer=TRAINER)
+
+
+def few_scenes() -> Workload:
+    few = {**MINI.values["data"], "train_images": 2, "val_images": 1}
+    return replace(MINI, values={**MINI.values, "data": few})
+
+
+def test_scenes_are_drawn_once_before_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
+    for results, drawn in (("first", [("drawn", 1, 3), ("drawn", 2, 3), ("drawn", 3, 3)]), ("second", [])):
+        plan = runner.plan(ladder("one"), few_scenes(), 1, tmp_path / results, trainer=TRAINER)
+        watcher = Watcher()
+        [outcome] = runner.run(plan, watcher, trainer=TRAINER).outcomes
+        assert watcher.events == [*drawn, ("start", "one", 0), ("finished", "one", 0)]
+        assert outcome.job.data is not None
+        assert outcome.job.data.parent == tmp_path / "cache"
+
+
+def test_a_stop_while_scenes_are_drawn_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
+    plan = runner.plan(ladder("one"), few_scenes(), 1, tmp_path / "results", trainer=TRAINER)
+    watcher = Watcher()
+    watcher.prepare = lambda done, total: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(plan, watcher, trainer=TRAINER)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------- what becomes of a run
+
+
+def test_a_run_is_recorded_with_its_job(tmp_path: Path) -> None:
+    plan = make_plan(ladder("one"), tmp_path, command="segbench run --recipe one", deterministic=True)
+    [outcome] = runner.run(plan, Watcher(), trainer=TRAINER).outcomes
+    run = record.read(outcome.job.folder)
+    assert run == outcome.record
+    assert (run["command"], run["deterministic"], run["cpu"]) == ("segbench run --recipe one", True, "abacus")
+    assert "segbench run --recipe one" in outcome.job.log.read_text()
+
+
+def test_the_matrix_goes_on_after_every_kind_of_end(tmp_path: Path) -> None:
+    watcher = Watcher()
+    result = train(ladder("fail", "bug", "kill", "mute", "diverge", "fine"), tmp_path, watcher=watcher)
+    assert statuses(result) == ["failed", "failed", "failed", "failed", "diverged", "finished"]
+    assert not result.stopped
+    assert {name: error for (name, _), error in watcher.errors.items()} == {
+        "fail": "image 7 is damaged",
+        "bug": "ValueError: no such thing",
+        "kill": "killed by SIGKILL, perhaps for want of memory",
+        "mute": "something odd happened",
+        "diverge": "the loss was nan at step 3",
+        "fine": None,
+    }
+    for outcome in result.outcomes:
+        assert record.read(outcome.job.folder)["status"] == outcome.status
+        assert record.read(outcome.job.folder)["error"] == outcome.error
+        assert record.read(outcome.job.folder)["host"] == "attic"
+
+
+def test_a_known_error_leaves_its_hint_and_no_traceback(tmp_path: Path) -> None:
+    [outcome] = train(ladder("fail"), tmp_path).outcomes
+    assert outcome.hint == "fetch it again"
+    log = outcome.job.log.read_text()
+    assert "Error: image 7 is damaged\nHint: fetch it again" in log
+    assert "Traceback" not in log
+
+
+def test_a_bug_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
+    [outcome] = train(ladder("bug"), tmp_path).outcomes
+    assert "Traceback" in outcome.job.log.read_text()
+
+
+def test_a_failure_from_before_is_not_taken_for_one_of_now(tmp_path: Path) -> None:
+    train(ladder("bug"), tmp_path)
+    edit(folder_of(tmp_path, "bug"), error="something of yesterday")
+    [outcome] = train(ladder("bug"), tmp_path).outcomes
+    assert (outcome.status, outcome.error) == ("failed", "ValueError: no such thing")
+
+
+def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
+    train(ladder("kill"), tmp_path)
+    mended = [replace(BASE, name="kill", title="fine")]
+    assert statuses(train(mended, tmp_path)) == ["finished"]
+
+
+# --------------------------------------------------------------------------------------------------- stopping
+
+
+def send(*signals: int) -> Callable[[Progress], None]:
+    """Send this process one of the signals at each news of step 7; then the news must come to an end."""
+    left = [*signals, *[0] * 300]
+
+    def act(progress: Progress) -> None:
+        if progress.step == 7:
+            os.kill(os.getpid(), left.pop(0))
+
+    return act
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_waits_for_the_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
+    watcher = Watcher(send(number))
+    result = train(ladder("fine", "wait", "later"), tmp_path, watcher=watcher)
+    assert result.stopped
+    assert statuses(result) == ["finished", "interrupted"]
+    assert record.read(folder_of(tmp_path, "wait"))["steps_done"] == 7
+    assert watcher.events[-2:] == [("stopping",), ("interrupted", "wait", 0)]
+
+    watcher = Watcher()
+    result = train(ladder("fine", "wait", "later"), tmp_path, watcher=watcher)
+    assert statuses(result) == ["finished"] * 3
+    assert watcher.events[:2] == [("skip", "fine", 0), ("resume", "wait", 0)]
+    assert record.read(folder_of(tmp_path, "wait"))["resumed"] == 1
+
+
+def test_a_second_stop_kills(tmp_path: Path) -> None:
+    result = train(ladder("stubborn"), tmp_path, watcher=Watcher(send(signal.SIGINT, signal.SIGINT)))
+    assert statuses(result) == ["interrupted"]
+    assert record.read(folder_of(tmp_path, "stubborn"))["status"] == "interrupted"
+
+
+def test_patience_with_a_run_that_does_not_stop_is_bounded(tmp_path: Path) -> None:
+    watcher = Watcher(send(signal.SIGTERM))
+    result = train(ladder("stubborn"), tmp_path, watcher=watcher, patience_s=0.0)
+    assert result.stopped
+    assert statuses(result) == ["interrupted"]
+
+
+def test_handlers_are_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(ladder("fine"), tmp_path)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+# --------------------------------------------------------------------------------------- more than one runner
+
+
+def test_a_run_that_another_runner_trains_is_left_to_it_and_looked_at_last(tmp_path: Path) -> None:
+    plan = make_plan(ladder("one", "two"), tmp_path)
+    watcher = Watcher()
+    lock = runner.Lock.take(plan[0].job.folder)
+    assert lock is not None
+    try:
+        result = runner.run(plan, watcher, trainer=TRAINER)
+    finally:
+        lock.close()
+    assert watcher.events == [("start", "two", 0), ("finished", "two", 0), ("taken", "one", 0)]
+    assert statuses(result) == ["taken", "finished"]
+    assert not (folder_of(tmp_path, "one") / "run.json").exists()
+
+
+def test_a_run_that_another_runner_finished_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
+    plan = make_plan(ladder("one"), tmp_path)
+    train(ladder("one"), tmp_path)
+    watcher = Watcher()
+    result = runner.run(plan, watcher, trainer=TRAINER)
+    assert watcher.events == [("finished", "one", 0)]
+    assert statuses(result) == ["finished"]
+
+
+def test_a_lock_is_held_once(tmp_path: Path) -> None:
+    first = runner.Lock.take(tmp_path)
+    assert first is not None
+    assert runner.Lock.take(tmp_path) is None
+    first.close()
+    second = runner.Lock.take(tmp_path)
+    assert second is not None
+    second.close()
+
+
+ORPHANING = """
+import sys
+from pathlib import Path
+from tests import test_runner as tests
+
+if __name__ == "__main__":
+    watcher = tests.Watcher(lambda news: print(news.step, flush=True))
+    tests.train(tests.ladder("wait"), Path(sys.argv[1]), watcher=watcher)
+"""
+
+
+@pytest.fixture
+def orphaned(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a run whose runner was killed while it trained."""
+    script = tmp_path / "matrix.py"
+    script.write_text(ORPHANING)
+    root = str(Path(__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != b"7":
+            assert process.poll() is None
+        process.kill()
+        yield folder_of(tmp_path, "wait")
+
+
+def test_a_run_whose_runner_is_killed_saves_itself_before_it_lets_go_of_the_lock(orphaned: Path) -> None:
+    handle = os.open(orphaned, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # waits for the last holder
+    os.close(handle)
+    run = record.read(orphaned)
+    assert (run["status"], run["steps_done"]) == ("interrupted", 7)
+
+
+# ----------------------------------------------------------------------------------------- the results folder
+
+
+@pytest.mark.parametrize("results", ["/proc/results", "/dev/null/results"])
+def test_results_that_cannot_be_written_stop_the_matrix_before_training(results: str) -> None:
+    with pytest.raises(BenchError, match="cannot write") as caught:
+        train(ladder("one"), Path(results))
+    assert "--results" in caught.value.hint
+
+
+def test_a_full_disk_stops_the_matrix_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    watcher = Watcher()
+    with pytest.raises(BenchError, match="No space left on device"):
+        train(ladder("one"), tmp_path, watcher=watcher)
+    assert watcher.events == []
+
+
+def test_a_finished_matrix_on_a_read_only_disk_is_still_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(ladder("one"), tmp_path)
+
+    def refuse(path: Path, text: str) -> None:
+        raise AssertionError(f"wrote {path}")
+
+    monkeypatch.setattr(record, "write_atomic", refuse)
+    assert statuses(train(ladder("one"), tmp_path)) == ["finished"]
+
+
+def test_nothing_is_left_in_the_results_folder_but_runs(tmp_path: Path) -> None:
+    train(ladder("one"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mini"]
+    assert json.loads((folder_of(tmp_path, "one") / "run.json").read_text())["status"] == "finished"
+
+
+def test_the_runner_imports_no_torch() -> None:
+    code = "import sys, bench.runner; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
