@@ -53,6 +53,14 @@ def test_time_goes_to_the_open_phase_and_phases_add_up_to_the_wall(clock: Clock,
     assert clock.wall() == time.seconds - 100 == 30.75
 
 
+def test_one_phase_ends_at_the_instant_the_next_begins() -> None:
+    ticks = iter(range(100))
+    clock = Clock(now=lambda: next(ticks))  # each look at it takes a second
+    for phase in ("train", "eval", "train"):
+        clock.enter(phase)
+    assert clock.state() == {"setup": 1, "train": 2, "eval": 1, "checkpoint": 0}
+
+
 def test_reading_changes_nothing(clock: Clock, time: Time) -> None:
     spend(clock, time, ("train", 2))
     assert [clock.seconds("train") for _ in range(3)] == [2, 2, 2]

@@ -93,6 +93,15 @@ def test_no_convolution_before_a_batch_norm_has_a_bias(backbone: str) -> None:
 # Dilation
 
 
+@pytest.mark.parametrize("backbone", ["narrow", "resnet18"])
+def test_each_branch_of_the_head_looks_as_far_as_its_rate(backbone: str) -> None:
+    rates = settings(backbone)["rates"]
+    spatial = [branch[0][0] for branch in on_meta(backbone).atrous]
+    for conv, rate in zip(spatial, rates, strict=True):
+        assert conv.dilation == conv.padding == (rate, rate)
+    assert all(conv.groups == conv.in_channels and conv.kernel_size == (3, 3) for conv in spatial)
+
+
 def strides(backbone: nn.Module) -> dict[str, tuple[Any, ...]]:
     return {
         name: (layer.kernel_size, layer.stride, layer.dilation, layer.padding, layer.groups)
