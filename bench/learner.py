@@ -41,22 +41,22 @@ class Learner:
             where.type, device.HALF.get(self.precision), enabled=self.precision in device.HALF
         )
         self.scaler = torch.amp.GradScaler(where.type, enabled=self.precision == "fp16")
-        self.model = self._build(work.values["model"], system["channels_last"])
+        self.layout = torch.channels_last if system["channels_last"] else torch.contiguous_format
+        self.model = self._build(work.values["model"])
         self.optimizer = optim.build(self.recipe["optim"], self.model)
 
-    def _build(self, settings: Any, channels_last: bool) -> models.DeepLab:
+    def _build(self, settings: Any) -> models.DeepLab:
         torch.manual_seed(self.seed)
         model = models.build(settings, self.classes)
         weights = self.recipe["model"]["weights"]
         if weights != "none":
             pretrained.load_backbone(model, settings["backbone"], settings[weights])
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return model.to(memory_format=layout).to(self.device).train()
+        return model.to(memory_format=self.layout).to(self.device).train()
 
     def train_step(self, batch: Batch, step: int, lr: float) -> Tensor:
         """One optimiser step; its loss, a scalar left on the device."""
         images, labels = batch.on(self.device)
-        model = self.model
+        images, model = images.contiguous(memory_format=self.layout), self.model
         keep = replicas.dropout_mask(self.seed, step, len(images), model.head_width, model.dropout)
         keep = keep.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)

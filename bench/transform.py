@@ -9,6 +9,7 @@ probability one half; contrast comes either before saturation and hue or after t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,28 +88,40 @@ def _is_mixed(window: Image.Image) -> bool:
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
-    """The photometric half and normalisation: (N, 3, S, S) uint8 -> float32, on the device of `images`.
+    """The photometric half and normalisation: (N, 3, S, S) uint8 -> float32 planes, on the device of `images`.
 
     `uniforms` (N, 9) are the last draws of each sample and `places` (N, 2) what `crop_sample` returned, both
-    on the CPU, where it is decided what to do: the device is never asked.
+    on the CPU, where it is decided what to do: the device is never asked. Each step touches only the samples
+    that it changes, and works on planes: channels beside one another would be read three apart.
     """
     device = images.device
     coins, strengths = uniforms[:, 0:8:2] < 0.5, 2 * uniforms[:, 1:8:2] - 1
-    spread = torch.tensor((BRIGHTNESS, CONTRAST, SATURATION, HUE))
-    change = torch.where(coins, strengths * spread, 0.0)  # nothing to do is a factor of one, a shift of zero
-    brightness, contrast, saturation = (1 + change[:, :3]).T.reshape(3, -1, 1, 1, 1).to(device)
-    late = (uniforms[:, 8] < 0.5).view(-1, 1, 1, 1).to(device)
-    turned = (change[:, 3] != 0).nonzero().view(-1)
-    shift = change[turned, 3].to(device)
-    turned = turned.to(device)
+    late = uniforms[:, 8] < 0.5
+    change = strengths * torch.tensor((BRIGHTNESS, CONTRAST, SATURATION, HUE))
+    factors = (1 + change).T.reshape(4, -1, 1, 1, 1).to(device)
+    shift = change[:, 3].to(device)
     inside = _inside(places.to(device), images.shape[-1])
-    x = (images / 255).mul_(brightness).clamp_(0, 1)
-    x = adjust_contrast(x, torch.where(late, 1.0, contrast), inside)
-    x = torch.lerp(gray(x), x, saturation).clamp_(0, 1)
-    x[turned] = shift_hue(x[turned], shift)
-    x = adjust_contrast(x, torch.where(late, contrast, 1.0), inside)
     fill = torch.tensor(FILL, device=device).view(1, 3, 1, 1) / 255
-    return normalise_unit(torch.where(inside, x, fill))
+
+    def contrast(some: Tensor, rows: Tensor) -> Tensor:
+        return adjust_contrast(some, factors[1][rows], inside[rows])
+
+    x = images.contiguous() / 255
+    _change(x, coins[:, 0], lambda some, rows: (some * factors[0][rows]).clamp_(0, 1))
+    _change(x, coins[:, 1] & ~late, contrast)
+    _change(x, coins[:, 2], lambda some, rows: torch.lerp(gray(some), some, factors[2][rows]).clamp_(0, 1))
+    _change(x, coins[:, 3], lambda some, rows: shift_hue(some, shift[rows]))
+    _change(x, coins[:, 1] & late, contrast)
+    _change(x, places[:, 1] < x.shape[-1], lambda some, rows: torch.where(inside[rows], some, fill))
+    return normalise_unit(x)
+
+
+def _change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace the `chosen` samples, a mask on the CPU, by `how` of them and their row numbers."""
+    rows = chosen.nonzero().view(-1)
+    if len(rows):
+        rows = rows.to(x.device, non_blocking=True)
+        x[rows] = how(x[rows], rows)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -125,7 +138,7 @@ def normalise_unit(x: Tensor) -> Tensor:
 def gray(x: Tensor) -> Tensor:
     """(N, 3, H, W) -> (N, 1, H, W), the weights of ITU-R 601 as torchvision rounds them."""
     red, green, blue = x.unbind(1)
-    return (GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue).unsqueeze(1)
+    return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2]).unsqueeze(1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor, inside: Tensor) -> Tensor:
@@ -139,15 +152,17 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
     Uses f(n) = v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 for n = 5, 3, 1.
     """
-    value, which = x.max(1)
-    chroma = value - x.amin(1)
     red, green, blue = x.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     scale = torch.where(chroma > 0, chroma, 1.0)
-    sixth = torch.where(which == 0, (green - blue) / scale, (blue - red) / scale + 2)
-    sixth = torch.where(which == 2, (red - green) / scale + 4, sixth)
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=x.device).view(1, 3, 1, 1)
-    k = (offsets + (sixth + 6 * shift.view(-1, 1, 1)).unsqueeze(1)) % 6
-    return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
+    sixth = torch.where(value == green, (blue - red) / scale + 2, (red - green) / scale + 4)
+    sixth = torch.where(value == red, (green - blue) / scale, sixth) + 6 * shift.view(-1, 1, 1)
+    turned = torch.empty_like(x)
+    for channel, offset in enumerate((5.0, 3.0, 1.0)):
+        k = (sixth + offset) % 6
+        turned[:, channel] = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    return turned
 
 
 def _inside(places: Tensor, size: int) -> Tensor:
