@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -46,8 +47,13 @@ def facts(wanted: str) -> dict[str, Any]:
     return found
 
 
-def set_up(device: str, threads: int, deterministic: bool) -> torch.device:
-    """Settle what this process computes with, before it computes anything. `threads` 0: as torch has it."""
+def set_up(device: str, threads: int, deterministic: bool, cores: Collection[int] = ()) -> torch.device:
+    """Settle what this process computes with, before it computes anything.
+
+    `threads` 0 is torch's own number; `cores` are those the process is pinned to, none: any.
+    """
+    if cores:
+        os.sched_setaffinity(0, cores)
     if threads:
         torch.set_num_threads(threads)
     if deterministic:

@@ -170,6 +170,7 @@ class Telemetry:
         self._phase = "setup"
         self._since: float | None = None  # where the open interval starts
         self._cpu: tuple[float, float, float] | None = None
+        self._cores = sorted(os.sched_getaffinity(0))  # of those of a run beside this one, nothing is told
         self._energy: dict[str, float] = {}
         self._processes: list[psutil.Process] = [psutil.Process()]
         self._memory_due = now()
@@ -326,7 +327,7 @@ class Telemetry:
 
     def _close_cpu(self, seconds: float) -> float | None:
         """Share of all cores that was busy since the last reading, %; None where no tick went by."""
-        before, self._cpu = self._cpu, (*_machine_seconds(), _own_seconds(self._processes))
+        before, self._cpu = self._cpu, (*_core_seconds(self._cores), _own_seconds(self._processes))
         if before is None:
             return None
         busy, total, own = (now - then for now, then in zip(self._cpu, before, strict=True))
@@ -393,11 +394,15 @@ def _proportional_mib(processes: Sequence[psutil.Process]) -> float:
     return total / nvml.MIB
 
 
-def _machine_seconds() -> tuple[float, float]:
-    """Core-seconds since boot: busy, and all. What a hypervisor gave to others is not busy here."""
-    times = psutil.cpu_times()._asdict()
-    total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # also in user, nice
-    return total - sum(times.get(name, 0.0) for name in ("idle", "iowait", "steal")), total
+def _core_seconds(cores: Sequence[int]) -> tuple[float, float]:
+    """Seconds of `cores` since boot, added up: busy, and all. What a hypervisor took away is not busy."""
+    every = [times._asdict() for times in psutil.cpu_times(percpu=True)]
+    ours = [every[core] for core in cores if core < len(every)] or every
+    total = idle = 0.0
+    for times in ours:
+        total += sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # in user, nice
+        idle += sum(times.get(name, 0.0) for name in ("idle", "iowait", "steal"))
+    return total - idle, total
 
 
 def _own_seconds(processes: Sequence[psutil.Process]) -> float:

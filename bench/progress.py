@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 REDRAW_S = 1.0  # a drawing costs 5 ms
+STOPPING = "stopping: what trains saves its checkpoint; Ctrl-C again kills it"
 BAR = 18  # columns
 Key = tuple[str, int]  # recipe name, seed
 
@@ -51,69 +52,68 @@ class Cell:
 
 @dataclass
 class Board:
-    """The state of every run of a matrix, and of the one that is being trained."""
+    """The state of every run of a matrix; `running`: those that train now, and what each told last."""
 
     recipes: Sequence[str]
     seeds: Sequence[int]
     now: Callable[[], float] = time.monotonic
     cells: dict[Key, Cell] = field(init=False)
-    current: Key | None = None
-    progress: Progress | None = None
+    running: dict[Key, Progress | None] = field(default_factory=dict)
     drawn: tuple[int, int] | None = None  # scenes: done, in all
     stopping: bool = False
 
     def __post_init__(self) -> None:
         self.cells = {(recipe, seed): Cell() for seed in self.seeds for recipe in self.recipes}
         self.opened = self.now()
-        self._started = self.opened
+        self._started: dict[Key, tuple[int, float]] = {}  # place in the matrix, when
 
     def start(self, key: Key) -> None:
         self.drawn = None
-        self.current, self.progress, self._started = key, None, self.now()
+        self.running[key] = None
+        self._started[key] = self.ended() + len(self.running), self.now()
         self.cells[key].status = "running"
 
     def end(self, key: Key, status: str, record: Mapping[str, Any] | None) -> None:
         known = record or {}
         self.cells[key] = Cell(status, known.get("final_miou"), known.get("wall_s"))
-        if key == self.current:
-            self.current, self.progress = None, None
+        self.running.pop(key, None)
 
     def number(self, key: Key) -> str:
-        """The run's place in the matrix, as `[ 3/27]`: the runs that ended before it, and itself."""
+        """The run's place in the matrix, as `[ 3/27]`: those that ended or began before it, and itself."""
         total = len(self.cells)
-        return f"[{self.ended() + (self.cells[key].status == 'running'):{len(str(total))}}/{total}]"
+        place = self._started[key][0] if key in self._started else self.ended()
+        return f"[{place:{len(str(total))}}/{total}]"
 
     def ended(self) -> int:
         """How many runs there is nothing more to do about, for this matrix."""
         return sum(cell.status not in ("waiting", "running", "interrupted") for cell in self.cells.values())
 
-    def share(self) -> float:
-        """How much of the current run is done, 0 to 1."""
-        if self.progress is None or not self.progress.steps:
-            return 0.0
-        return self.progress.step / self.progress.steps
+    def share(self, key: Key) -> float:
+        """How much of a run that trains is done, 0 to 1."""
+        news = self.running.get(key)
+        return news.step / news.steps if news is not None and news.steps else 0.0
 
     def left_s(self) -> float | None:
         """Seconds until the last run ends; None: nothing to judge by yet.
 
-        A waiting run takes as long as its recipe did with other seeds, else as the average run so far,
-        else as the current one will.
+        A waiting run takes as long as its recipe did with other seeds, else as the average run so far, else
+        as those that train now will. As many runs train side by side as do now.
         """
         waiting = [recipe for (recipe, _), cell in self.cells.items() if cell.status == "waiting"]
         taken: dict[str, list[float]] = {}
         for (recipe, _), cell in self.cells.items():
             if cell.status == "finished" and cell.seconds:
                 taken.setdefault(recipe, []).append(cell.seconds)
-        of_current = self.progress.eta_s if self.progress else None
+        known = {key: news.eta_s for key, news in self.running.items() if news and news.eta_s is not None}
         if taken:
             usual = statistics.fmean(seconds for times in taken.values() for seconds in times)
-        elif of_current is not None:
-            usual = self.now() - self._started + of_current
+        elif known:
+            usual = statistics.fmean(self.now() - self._started[key][1] + eta for key, eta in known.items())
         else:
             return None
-        if self.current and of_current is None:
-            of_current = statistics.fmean(taken.get(self.current[0], [usual]))
-        return (of_current or 0.0) + sum(statistics.fmean(taken.get(name, [usual])) for name in waiting)
+        left = [known.get(key, statistics.fmean(taken.get(key[0], [usual]))) for key in self.running]
+        rest = sum(statistics.fmean(taken.get(name, [usual])) for name in waiting)
+        return max([(sum(left) + rest) / max(1, len(left)), *left])
 
 
 class Display(Protocol):
@@ -134,8 +134,8 @@ class Display(Protocol):
     def start(self, key: Key, resumed: bool) -> None:
         """The run begins to train, or goes on from its checkpoint."""
 
-    def tell(self, progress: Progress) -> None:
-        """News of the run that was started last."""
+    def tell(self, key: Key, progress: Progress) -> None:
+        """News of a run that was started."""
 
     def end(self, key: Key, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
         """The run ended, now or before this matrix was started."""
@@ -147,7 +147,7 @@ class Display(Protocol):
         """Time has passed."""
 
     def stopping(self) -> None:
-        """Somebody asked to stop; the current run is saving its checkpoint."""
+        """Somebody asked to stop; what trains is saving its checkpoint."""
 
 
 def display(console: Console, recipes: Sequence[str], seeds: Sequence[int]) -> Display:
@@ -185,11 +185,11 @@ class Lines:
         left = self.board.left_s()
         self._say(key, "resumes" if resumed else "starts", left is not None and f"all: {duration(left)} left")
 
-    def tell(self, progress: Progress) -> None:
-        before, self.board.progress = self.board.progress, progress
-        if self.board.current and _evaluated(before, progress):
+    def tell(self, key: Key, progress: Progress) -> None:
+        before, self.board.running[key] = self.board.running[key], progress
+        if _evaluated(before, progress):
             self._say(
-                self.board.current,
+                key,
                 f"step {progress.step}/{progress.steps}",
                 f"mIoU {progress.miou:.1f}",
                 progress.images_per_s is not None and f"{speed(progress.images_per_s)} img/s",
@@ -197,7 +197,6 @@ class Lines:
             )
 
     def end(self, key: Key, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
-        number = self.board.number(key)
         self.board.end(key, status, record)
         known = (record or {}) if status == "finished" else {}
         self._say(
@@ -207,7 +206,6 @@ class Lines:
             known.get("images_per_s") is not None and f"{speed(known['images_per_s'])} img/s",
             known.get("train_s") is not None and f"train {known['train_s']:.1f} s",
             error,
-            number=number,
         )
 
     def skip(self, key: Key, status: str, record: Mapping[str, Any] | None) -> None:
@@ -218,11 +216,11 @@ class Lines:
         pass
 
     def stopping(self) -> None:
-        self._print("stopping: the run saves its checkpoint; Ctrl-C again kills it")
+        self._print(STOPPING)
 
-    def _say(self, key: Key, *parts: str | bool | None, number: str = "") -> None:
+    def _say(self, key: Key, *parts: str | bool | None) -> None:
         recipe, seed = key
-        head = f"{number or self.board.number(key)} {recipe:<{self._name_width}} seed {seed}"
+        head = f"{self.board.number(key)} {recipe:<{self._name_width}} seed {seed}"
         self._print("  ".join([head, *(part for part in parts if isinstance(part, str))]))
 
     def _print(self, line: str) -> None:
@@ -237,7 +235,7 @@ def _evaluated(before: Progress | None, now: Progress) -> bool:
 
 
 class Live:
-    """The board: a grid of recipes and seeds, the run that trains, and the time left."""
+    """The board: a grid of recipes and seeds, the runs that train, and the time left."""
 
     def __init__(self, board: Board, console: Console) -> None:
         self.board = board
@@ -265,8 +263,8 @@ class Live:
         self.board.start(key)
         self._draw()
 
-    def tell(self, progress: Progress) -> None:
-        self.board.progress = progress
+    def tell(self, key: Key, progress: Progress) -> None:
+        self.board.running[key] = progress
 
     def end(self, key: Key, status: str, record: Mapping[str, Any] | None, error: str | None) -> None:
         self.board.end(key, status, record)
@@ -301,7 +299,10 @@ MARKS: Mapping[str, tuple[str, str]] = {  # status -> what the cell says where t
 
 def picture(board: Board, height: int) -> Group:
     """The board as it is now; without the grid where it would not fit into `height` lines."""
-    parts: list[Any] = [_headline(board), _bars(board)]
+    parts: list[Any] = [_news(board)] if board.stopping or board.drawn else []
+    for key in board.running:
+        parts += [_headline(board, key), _bars(*_run_bar(board, key))]
+    parts.append(_bars(*_matrix_bar(board)))
     if len(board.recipes) + len(parts) + 6 <= height:
         parts[:0] = [_grid(board), Text()]
     return Group(*parts)
@@ -313,7 +314,7 @@ def _grid(board: Board) -> Table:
     for seed in board.seeds:
         grid.add_column(f"seed {seed}", justify="right", no_wrap=True, min_width=6)
     for recipe in board.recipes:
-        running = board.current is not None and board.current[0] == recipe
+        running = any(name == recipe for name, _ in board.running)
         grid.add_row(
             Text(recipe, style="bold" if running else ""),
             *(_mark(board, (recipe, seed)) for seed in board.seeds),
@@ -327,47 +328,53 @@ def _mark(board: Board, key: Key) -> Text:
     if cell.status == "finished" and cell.miou is not None:
         words = f"{cell.miou:.1f}"
     elif cell.status == "running":
-        words = f"{100 * board.share():.0f} %"
+        words = f"{100 * board.share(key):.0f} %"
     return Text(words, style=style)
 
 
-def _headline(board: Board) -> Text:
+def _news(board: Board) -> Text:
     if board.stopping:
-        return Text("stopping: the run saves its checkpoint; Ctrl-C again kills it", style="yellow")
-    if board.drawn is not None:
-        return Text("drawing {} of {} scenes, once".format(*board.drawn))
-    if board.current is None:
-        return Text()
-    recipe, seed = board.current
-    phase = board.progress.phase if board.progress else "setup"
-    return Text.assemble((f"{recipe} seed {seed}", "bold"), f": {phase}")
+        return Text(STOPPING, style="yellow")
+    return Text("drawing {} of {} scenes, once".format(*(board.drawn or (0, 0))))
 
 
-def _bars(board: Board) -> Table:
-    """Two lines of fixed columns, so that nothing jumps: the run that trains, and the matrix."""
+def _headline(board: Board, key: Key) -> Text:
+    recipe, seed = key
+    news = board.running[key]
+    return Text.assemble((f"{recipe} seed {seed}", "bold"), f": {news.phase if news else 'setup'}")
+
+
+def _bars(*cells: Any) -> Table:
+    """A line of fixed columns, so that nothing jumps."""
     bars = Table.grid(padding=(0, 2, 0, 0))
     for width in (3, BAR, 10, 11, 9, 12):
         bars.add_column(no_wrap=True, min_width=width)
-    news = board.progress or Progress("setup", 0, 0)
-    if board.current is not None:
-        bars.add_row(
-            "run",
-            ProgressBar(total=news.steps or 1, completed=news.step, width=BAR),
-            f"{news.step}/{news.steps}" if news.steps else "",
-            f"{speed(news.images_per_s)} img/s" if news.images_per_s is not None else "",
-            f"mIoU {news.miou:.1f}" if news.miou is not None else "",
-            f"{duration(news.eta_s)} left" if news.eta_s is not None else "",
-        )
+    bars.add_row(*cells)
+    return bars
+
+
+def _run_bar(board: Board, key: Key) -> tuple[Any, ...]:
+    news = board.running[key] or Progress("setup", 0, 0)
+    return (
+        "run",
+        ProgressBar(total=news.steps or 1, completed=news.step, width=BAR),
+        f"{news.step}/{news.steps}" if news.steps else "",
+        f"{speed(news.images_per_s)} img/s" if news.images_per_s is not None else "",
+        f"mIoU {news.miou:.1f}" if news.miou is not None else "",
+        f"{duration(news.eta_s)} left" if news.eta_s is not None else "",
+    )
+
+
+def _matrix_bar(board: Board) -> tuple[Any, ...]:
     total, done, left = len(board.cells), board.ended(), board.left_s()
-    bars.add_row(
+    return (
         "all",
-        ProgressBar(total=total, completed=done + board.share(), width=BAR),
+        ProgressBar(total=total, completed=done + sum(map(board.share, board.running)), width=BAR),
         f"{done}/{total} runs",
         f"{duration(board.now() - board.opened)} gone",
         "",
         f"{duration(left)} left" if left is not None and done < total else "",
     )
-    return bars
 
 
 def summary(rows: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> Table:

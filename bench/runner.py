@@ -60,6 +60,8 @@ class Job:
     command: str
     deterministic: bool
     facts: Mapping[str, Any]
+    runs_at_once: int = 1
+    cores: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -128,6 +130,11 @@ def plan(
     Raises BenchError for an absent device, recipes that workload or device rule out, missing data, a record
     that cannot be read, and a record that differs from what would be measured now.
     """
+    if "reference" in results.parts:
+        raise BenchError(
+            f"{results} holds reference records, which no run may touch",
+            "measure into another folder with --results, then copy what is to be kept",
+        )
     _check_data(workload, data)
     for recipe in recipes:
         check_recipe(recipe, workload)
@@ -149,6 +156,7 @@ def plan(
                 command=command,
                 deterministic=deterministic,
                 facts=facts,
+                runs_at_once=len(lanes(workload, facts["device"])),
             )
         )
         for recipe, seed in order(recipes, seeds)
@@ -212,6 +220,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "protocol": job.workload.values["evaluation"]["protocol"],
         "data_workers": job.workload.values["train"]["data_workers"],
         "deterministic": job.deterministic,
+        "runs_at_once": job.runs_at_once,
     }
     machine = {name: job.facts[name] for name in record.MUST_MATCH if name in job.facts}
     if threads := job.workload.values["train"]["threads"]:
@@ -261,18 +270,75 @@ def run(
         if queue:
             _check_writable(queue[0].job.results)
             data = _find_data(queue[0].job, display, stop)
-        postponed = set()
-        while queue and not stop.requests:
-            each = queue.popleft()
-            outcome = _attempt(replace(each.job, data=data), context, trainer, display, stop, patience_s)
-            if outcome.status == "taken" and each.job.key not in postponed:
-                postponed.add(each.job.key)  # look again when the others are done
-                queue.append(each)
-                continue
-            outcomes[each.job.key] = outcome
-            display.end(each.job.key, outcome.status, outcome.record, outcome.error)
+            queue = deque(replace(each, job=replace(each.job, data=data)) for each in queue)
+            for outcome in _train_all(queue, context, trainer, display, stop, patience_s):
+                outcomes[outcome.job.key] = outcome
+                display.end(outcome.job.key, outcome.status, outcome.record, outcome.error)
     done = [outcomes[each.job.key] for each in runs if each.job.key in outcomes]
     return Result(done, stopped=stop.requests > 0)
+
+
+def _train_all(
+    queue: deque[Run],
+    context: ForkServerContext,
+    trainer: str,
+    display: Display,
+    stop: _Stop,
+    patience_s: float,
+) -> Iterator[Outcome]:
+    """Empty the queue, a run a lane, and give each outcome as it comes."""
+    free = lanes(queue[0].job.workload, queue[0].job.device)
+    training: list[_Training] = []
+    postponed = set()
+    asked: float | None = None
+    try:
+        while training or (queue and not stop.requests):
+            while queue and free and not stop.requests:
+                if training and queue[0].job.key in postponed:
+                    break
+                job = replace(queue.popleft().job, cores=free[-1])
+                begun = _begin(job, context, trainer, display)
+                if isinstance(begun, _Training):
+                    free.pop()
+                    training.append(begun)
+                elif begun.status == "taken" and job.key not in postponed:
+                    postponed.add(job.key)  # look again when the others are done
+                    queue.append(Run(job, "train", None))
+                else:
+                    yield begun
+            if training:
+                connection.wait([source for each in training for source in each.sources], TICK_S)
+            for each in [each for each in training if each.has_ended(display)]:
+                training.remove(each)
+                free.append(each.look.job.cores)
+                yield each.settle(stopped=stop.requests > 0)
+            display.tick()
+            if stop.requests and asked is None:
+                asked = time.monotonic()
+                display.stopping()
+                for each in training:
+                    each.process.terminate()
+            if stop.requests > 1 or (asked is not None and time.monotonic() - asked > patience_s):
+                for each in training:
+                    each.process.kill()
+    finally:
+        for each in training:  # a bug of ours must not leave them behind
+            each.process.kill()
+            each.close()
+
+
+def lanes(workload: Workload, device: str) -> list[tuple[int, ...]]:
+    """The cores of each run that may train at the same time; () is any core.
+
+    On a CPU, as many runs as the workload says and the machine has cores for, each pinned to `threads` cores
+    of its own: small networks gain little from a second thread, and lose the steadiness of their times.
+    """
+    settings = workload.values["train"]
+    if device != "cpu" or not settings["threads"]:
+        return [()]
+    usable, width = sorted(os.sched_getaffinity(0)), settings["threads"]
+    count = max(1, min(settings["at_once"], len(usable) // width))
+    return [tuple(usable[lane * width : (lane + 1) * width]) for lane in range(count)]
 
 
 def _check_writable(results: Path) -> None:
@@ -301,74 +367,70 @@ def _find_data(job: Job, display: Display, stop: _Stop) -> Path | None:
     return scenes.ensure(scenes.cache_folder(), *counts, settings["scenes_seed"], drawn)
 
 
-def _attempt(
-    job: Job,
-    context: ForkServerContext,
-    trainer: str,
-    display: Display,
-    stop: _Stop,
-    patience_s: float,
-) -> Outcome:
-    """One run from lock to outcome."""
+class _Training:
+    """A run that trains in a process of its own; `look`: what was there before."""
+
+    def __init__(self, look: Run, lock: Lock, context: ForkServerContext, trainer: str) -> None:
+        self.look, self._lock = look, lock
+        self._receive, send = context.Pipe(duplex=False)
+        self.process: ForkServerProcess = context.Process(
+            target=_train, args=(trainer, look.job, send, lock), name="/".join(map(str, look.job.key))
+        )
+        self.process.start()
+        send.close()
+        self.sources: list[Any] = [self._receive, self.process.sentinel]
+        self._last_word: BenchError | None = None
+
+    def has_ended(self, display: Display) -> bool:
+        """Hand on what the process has told since, and say whether it is gone."""
+        gone = bool(connection.wait([self.process.sentinel], 0))  # asked first, so that no word is missed
+        while self._receive in self.sources and self._receive.poll():
+            try:
+                message = self._receive.recv()
+            except (EOFError, OSError):  # it has nothing more to say, or was cut off in mid-word
+                self.sources.remove(self._receive)
+                break
+            if isinstance(message, BenchError):
+                self._last_word = message
+            else:
+                display.tell(self.look.job.key, message)
+        return gone
+
+    def close(self) -> None:
+        """Wait for the process, then let go of lock and pipe."""
+        self.process.join()
+        self._receive.close()
+        self._lock.close()
+
+    def settle(self, *, stopped: bool) -> Outcome:
+        """What became of the run; finishes the record where the process could not."""
+        self.process.join()
+        try:
+            return _settle(self.look, self.process.exitcode or 0, self._last_word, stopped=stopped)
+        except BenchError as error:
+            return Outcome(self.look.job, "failed", None, error.message, error.hint)
+        finally:
+            self.close()
+
+
+def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display) -> _Training | Outcome:
+    """Lock the run's folder and start its process; or what became of the run instead."""
     try:
         lock = Lock.take(job.folder)
         if lock is None:
             return Outcome(job, "taken")
-        with contextlib.closing(lock):
+        try:
             look = _look(job)  # another segbench may have trained it since the plan was made
             if look.action == "skip" and look.record is not None:
+                lock.close()
                 return Outcome(job, look.record["status"], look.record)
             display.start(job.key, resumed=look.action == "resume")
-            receive, send = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_train, args=(trainer, job, send, lock), name="/".join(map(str, job.key))
-            )
-            process.start()
-            send.close()
-            with receive:
-                error = _watch(process, receive, display, stop, patience_s)
-            return _settle(look, process.exitcode or 0, error, stopped=stop.requests > 0)
+            return _Training(look, lock, context, trainer)
+        except BaseException:
+            lock.close()
+            raise
     except BenchError as error:
         return Outcome(job, "failed", None, error.message, error.hint)
-
-
-def _watch(
-    process: ForkServerProcess, receive: Connection, display: Display, stop: _Stop, patience_s: float
-) -> BenchError | None:
-    """Hand on what the process tells until it has ended; ask it to stop when somebody says so.
-
-    Returns the error it gave as its last word, if it did.
-    """
-    last_word: BenchError | None = None
-    asked: float | None = None
-    sources: list[Any] = [receive, process.sentinel]
-    try:
-        while True:
-            ready = connection.wait(sources, TICK_S)
-            while receive in sources and receive.poll():
-                try:
-                    message = receive.recv()
-                except (EOFError, OSError):  # it has nothing more to say, or was cut off in mid-word
-                    sources.remove(receive)
-                    break
-                if isinstance(message, BenchError):
-                    last_word = message
-                else:
-                    display.tell(message)
-            display.tick()
-            if process.sentinel in ready:
-                process.join()
-                return last_word
-            if stop.requests and asked is None:
-                asked = time.monotonic()
-                process.terminate()
-                display.stopping()
-            if stop.requests > 1 or (asked is not None and time.monotonic() - asked > patience_s):
-                process.kill()
-    finally:
-        if process.exitcode is None:  # a bug of ours must not leave it behind
-            process.kill()
-            process.join()
 
 
 def _settle(look: Run, exitcode: int, last_word: BenchError | None, *, stopped: bool) -> Outcome:

@@ -8,6 +8,7 @@ and the record, so a stop loses no more than the steps since.
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, workload
 from bench.batches import Batch, Batches, train_loader
@@ -59,16 +61,16 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
                 loss = run.learner.train_step(batch, run.step, lr)
                 run.log.end(loss, lr)
                 run.step += 1
-                diverged = run.log.drain()
-                if diverged:
-                    return run.give_up(*diverged)
-                run.tell()
+                run.log.drain()
                 if run.step in run.evaluation_steps:
                     run.evaluate()
+                elif run.clock.seconds("train") - run.saved_at > CHECKPOINT_S:
+                    run.save()
+                if run.log.bad:
+                    return run.give_up(*run.log.bad)
                 if stop.requested:
                     raise Interrupted
-                if run.clock.seconds("train") - run.saved_at > CHECKPOINT_S:
-                    run.save()
+                run.go_on()
             run.finish()
         except BaseException as error:
             with contextlib.suppress(BenchError):  # a full disk must not hide what filled it
@@ -85,7 +87,8 @@ class Run:
     def __init__(self, job: Job, listener: Callable[[Progress], None], began: float) -> None:
         self.job, self.listener = job, listener
         self.recipe, self.workload = job.recipe.values, job.workload.values
-        self.device = device.set_up(job.device, self.workload["train"]["threads"], job.deterministic)
+        threads = self.workload["train"]["threads"]
+        self.device = device.set_up(job.device, threads, job.deterministic, job.cores)
         self.batch_size = self.recipe["optim"]["batch_size"]
         self._open_data()
         self.learner = Learner(job.recipe, job.workload, job.seed, self.device)
@@ -126,7 +129,8 @@ class Run:
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
         if saved is None:
             _clean(folder)
-            saved = {"step": 0, "log": None, "evals": [], "waited_s": 0.0, "clock": None, "telemetry": None}
+            saved = dict.fromkeys(("log", "confusion", "clock", "telemetry"))
+            saved.update(step=0, evals=[], waited_s=0.0)
             self.history = {"started_at": _now(), "resumed": 0, "lost_s": lost}
         else:
             self.learner.load(saved["learner"])
@@ -135,6 +139,7 @@ class Run:
         self.step: int = saved["step"]
         self.log = Steps(self.steps, self.device, saved["log"])
         self.evals: list[dict[str, Any]] = saved["evals"]
+        self.confusion: Tensor | None = saved["confusion"]  # of the last evaluation
         self.waited_s: float = saved["waited_s"]
         self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
         self.saved_at, self.told_at = self.clock.seconds("train"), 0.0
@@ -156,6 +161,7 @@ class Run:
             "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
             "target_miou": self.workload["evaluation"]["target_miou"],
             "threads": torch.get_num_threads(),
+            "runs_at_once": self.job.runs_at_once,
             "data_workers": self.workload["train"]["data_workers"],
             "cudnn_benchmark": self.device.type == "cuda" and torch.backends.cudnn.benchmark,
             "deterministic": self.job.deterministic,
@@ -199,9 +205,17 @@ class Run:
             self.telemetry.enter(phase)
             self.log.drain(wait=True)
 
+    def go_on(self) -> None:
+        """Back to training, if the step was followed by something else, and tell how far the run is."""
+        if self.clock.phase != "train":
+            self.enter("train")
+        self.tell()
+
     def evaluate(self) -> None:
-        """Score the validation set, then save everything."""
+        """Score the validation set, then save everything; nothing where a loss was not finite."""
         self.enter("eval")
+        if self.log.bad:
+            return
         self.tell(force=True)
         self.confusion = self.learner.evaluate(self.validation)
         scores = score(self.confusion)
@@ -223,8 +237,10 @@ class Run:
         self.tell(force=True)
 
     def save(self) -> None:
-        """Checkpoint and record; then training goes on."""
+        """Checkpoint and record; nothing where a loss was not finite."""
         self.enter("checkpoint")
+        if self.log.bad:
+            return
         self.saved_at = self.clock.seconds("train")
         content = {
             **self.saves,
@@ -233,6 +249,7 @@ class Run:
             "learner": self.learner.state(),
             "log": self.log.filled(),
             "evals": self.evals,
+            "confusion": self.confusion,
             "waited_s": self.waited_s,
             "clock": self.clock.state(),
             "telemetry": self.telemetry.state(),
@@ -241,12 +258,12 @@ class Run:
         record.write_evals(self.job.folder, self.evals)
         self.log.write(self.job.folder / "steps.csv")
         self.write("running")
-        self.enter("train")
 
     def finish(self) -> None:
         """All steps are done: write what only the end can show, then the record, then drop the checkpoint."""
         self.enter("checkpoint")
         folder = self.job.folder
+        assert self.confusion is not None, "the last step is followed by an evaluation"
         artifacts.write_confusion(folder / "confusion.csv", self.confusion, self.classes)
         count = self.workload["evaluation"]["samples"]
         artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
@@ -378,7 +395,6 @@ def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
         record.write(job.folder, {**known, "unmeasured": _reasons(known, job.facts["unmeasured"])})
     elif isinstance(error, Interrupted):
         run.save()
-        run.enter("checkpoint")
         run.telemetry.stop()
         run.write("interrupted", "asked to stop")
     else:
@@ -407,12 +423,19 @@ def _reasons(run: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]
 
 
 def _lost_seconds(folder: Path, kept: float) -> float:
-    """Seconds from the checkpoint (`kept`, on telemetry's time axis) to the last sign of life after it."""
+    """Seconds of training after the checkpoint, which was made at `kept` on telemetry's time axis, as far as
+    telemetry saw them: a row of it ends an interval that lies in one phase."""
+    lost, before = 0.0, kept
     try:
-        last = (folder / "telemetry.csv").read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)[-1]
-        return max(0.0, float(last.split(",", 1)[0]) - kept)
-    except (OSError, ValueError):
-        return 0.0
+        with open(folder / "telemetry.csv", newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                instant = float(row["t"])
+                if row["phase"] == "train" and instant > before:
+                    lost += instant - before
+                before = max(before, instant)
+    except (OSError, ValueError, KeyError, TypeError):
+        return lost  # none yet, or the last row was cut off
+    return lost
 
 
 def _clean(folder: Path) -> None:

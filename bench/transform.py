@@ -88,7 +88,7 @@ def _is_mixed(window: Image.Image) -> bool:
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
-    """The photometric half and normalisation: (N, 3, S, S) uint8 -> float32 planes, on the device of `images`.
+    """The photometric half and normalisation: (N, 3, S, S) uint8 -> float32 planes, on the images' device.
 
     `uniforms` (N, 9) are the last draws of each sample and `places` (N, 2) what `crop_sample` returned, both
     on the CPU, where it is decided what to do: the device is never asked. Each step touches only the samples

@@ -57,6 +57,7 @@ _KIND = settings.Kind(
             "replicas": count(1),
             "data_workers": count(0),
             "threads": count(0),
+            "at_once": count(1),
         },
         "evaluation": {
             "protocol": choice("squash", "native"),

@@ -107,6 +107,7 @@ def _begin(job: Job) -> dict[str, Any]:
         steps_done=7 * resumed,
         data_workers=job.workload.values["train"]["data_workers"],
         deterministic=job.deterministic,
+        runs_at_once=job.runs_at_once,
         resumed=resumed,
         status="running",
         **job.facts,

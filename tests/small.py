@@ -23,7 +23,6 @@ low_width = 4
 crop = 24
 epochs = 6
 replicas = 2
-threads = 1
 [evaluation]
 evaluations = 3
 batch_size = 3

@@ -41,7 +41,9 @@ class World(FakeNvml):
         self.idle += (2 - self.cores_busy) * seconds
         self.own += self.cores_own * seconds
 
-    def cpu_times(self) -> Any:
+    def cpu_times(self, percpu: bool) -> list[Any]:
+        """One entry, which stands for all cores."""
+        assert percpu
         times = {
             "user": 50 + self.busy,
             "guest": self.busy / 2,  # is in user, too
@@ -49,7 +51,7 @@ class World(FakeNvml):
             "iowait": 0.2 * self.idle,
             "steal": 0.1 * self.idle,
         }
-        return SimpleNamespace(_asdict=lambda: times)
+        return [SimpleNamespace(_asdict=lambda: times)]
 
     def memory_info(self, process: psutil.Process) -> Any:
         if self.memory is None:
@@ -62,6 +64,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(Time(), {f"GPU-{UUID}": Card()})
     monkeypatch.setitem(sys.modules, "pynvml", world)
     monkeypatch.setattr(psutil, "cpu_times", world.cpu_times)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     monkeypatch.setattr(psutil.Process, "memory_full_info", lambda process: world.memory_info(process))
     monkeypatch.setattr(psutil.Process, "children", lambda process, recursive: [])
     monkeypatch.setattr(os, "times", lambda: (world.own, 0.0, 0.0, 0.0, world.time()))

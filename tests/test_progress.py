@@ -68,7 +68,7 @@ def test_nothing_is_foretold_before_anything_is_known(board: Board) -> None:
 def test_waiting_runs_take_as_long_as_the_current_one_will(board: Board, time: Time) -> None:
     board.start(("00-base", 0))
     time.seconds += 4
-    board.progress = Progress("train", 4, 10, eta_s=6.0)
+    board.running[("00-base", 0)] = Progress("train", 4, 10, eta_s=6.0)
     assert board.left_s() == 6 + 3 * 10
 
 
@@ -79,8 +79,19 @@ def test_waiting_runs_take_as_long_as_their_recipe_did_else_as_the_average(board
     assert board.left_s() == 20 + 50
     board.start(("01-longer", 1))
     assert board.left_s() == 50 + 20
-    board.progress = Progress("train", 1, 10, eta_s=33.0)
+    board.running[("01-longer", 1)] = Progress("train", 1, 10, eta_s=33.0)
     assert board.left_s() == 33 + 20
+
+
+def test_side_by_side_runs_share_the_time_that_is_left(board: Board, time: Time) -> None:
+    board.start(("00-base", 0))
+    board.start(("01-longer", 0))
+    board.running[("00-base", 0)] = Progress("train", 4, 10, eta_s=6.0)
+    board.running[("01-longer", 0)] = Progress("train", 1, 10, eta_s=30.0)
+    assert board.left_s() == ((6 + 30) + 2 * (6 + 30) / 2) / 2
+    board.end(("00-base", 1), "finished", finished(wall_s=1))
+    board.end(("01-longer", 1), "finished", finished(wall_s=1))
+    assert board.left_s() == 30
 
 
 def test_runs_that_failed_do_not_foretell(board: Board) -> None:
@@ -120,11 +131,11 @@ def told(board: Board, act: Callable[[Lines], None]) -> list[str]:
 def test_lines_tell_start_evaluations_and_end(board: Board) -> None:
     def act(lines: Lines) -> None:
         lines.start(("00-base", 0), resumed=False)
-        lines.tell(Progress("setup", 0, 200))
-        lines.tell(Progress("train", 99, 200, 576.2, None, 16.0))
-        lines.tell(Progress("train", 100, 200, 576.2, 24.06, 14.0))
-        lines.tell(Progress("train", 150, 200, 576.2, 24.06, 7.0))
-        lines.tell(Progress("train", 200, 200, 576.2, 41.23, 0.0))
+        lines.tell(("00-base", 0), Progress("setup", 0, 200))
+        lines.tell(("00-base", 0), Progress("train", 99, 200, 576.2, None, 16.0))
+        lines.tell(("00-base", 0), Progress("train", 100, 200, 576.2, 24.06, 14.0))
+        lines.tell(("00-base", 0), Progress("train", 150, 200, 576.2, 24.06, 7.0))
+        lines.tell(("00-base", 0), Progress("train", 200, 200, 576.2, 41.23, 0.0))
         lines.tick()
         lines.end(("00-base", 0), "finished", finished(), None)
 
@@ -139,9 +150,9 @@ def test_lines_tell_start_evaluations_and_end(board: Board) -> None:
 def test_an_evaluation_with_the_same_miou_is_told_where_its_phase_was(board: Board) -> None:
     def act(lines: Lines) -> None:
         lines.start(("00-base", 0), resumed=False)
-        lines.tell(Progress("train", 10, 20, None, 2.85))
-        lines.tell(Progress("eval", 20, 20, None, 2.85))
-        lines.tell(Progress("train", 20, 20, None, 2.85))
+        lines.tell(("00-base", 0), Progress("train", 10, 20, None, 2.85))
+        lines.tell(("00-base", 0), Progress("eval", 20, 20, None, 2.85))
+        lines.tell(("00-base", 0), Progress("train", 20, 20, None, 2.85))
 
     assert told(board, act)[1:] == [
         "[1/4] 00-base   seed 0  step 10/20  mIoU 2.9",
@@ -186,7 +197,7 @@ def test_drawing_scenes_and_stopping_are_one_line_each(board: Board) -> None:
 
     assert told(board, act) == [
         "drawing 960 scenes, once",
-        "stopping: the run saves its checkpoint; Ctrl-C again kills it",
+        "stopping: what trains saves its checkpoint; Ctrl-C again kills it",
     ]
 
 
@@ -205,7 +216,7 @@ def test_the_board_shows_every_run(board: Board, time: Time) -> None:
     board.end(("00-base", 0), "finished", finished())
     board.end(("01-longer", 0), "failed", None)
     board.start(("00-base", 1))
-    board.progress = Progress("train", 50, 200, 576.2, 24.06, 14.0)
+    board.running[("00-base", 1)] = Progress("train", 50, 200, 576.2, 24.06, 14.0)
     time.seconds += 65
     bare = drawing(board).replace("━", " ").replace("╸", " ")
     assert [" ".join(line.split()) if " left" in line else line.rstrip() for line in bare.splitlines()] == [
@@ -244,8 +255,20 @@ def test_the_board_leaves_the_grid_out_where_it_does_not_fit(board: Board) -> No
 def test_the_board_fits_eighty_columns(steps: int) -> None:
     board = Board([f"{number:02}-decoupled-weight-decay" for number in range(9)], range(3))
     board.start(("02-decoupled-weight-decay", 1))
-    board.progress = Progress("checkpoint", steps, steps, 11800.0, 100.0, 36000.0)
+    board.running[("02-decoupled-weight-decay", 1)] = Progress("checkpoint", steps, steps, 11800.0, 100.0, 36000.0)
     assert "…" not in drawing(board)
+
+
+def test_the_board_shows_every_run_that_trains(board: Board) -> None:
+    for key, step in ((("00-base", 0), 50), (("01-longer", 0), 100)):
+        board.start(key)
+        board.running[key] = Progress("train", step, 200)
+    shown = drawing(board)
+    assert "00-base seed 0: train" in shown
+    assert "01-longer seed 0: train" in shown
+    assert "50/200" in shown
+    assert "100/200" in shown
+    assert [board.number(key) for key in board.running] == ["[1/4]", "[2/4]"]
 
 
 def test_the_board_says_that_it_is_stopping(board: Board) -> None:
@@ -259,7 +282,7 @@ def test_the_board_is_redrawn_at_most_once_a_second(board: Board, time: Time) ->
     with Live(board, console) as live:
         live.start(("00-base", 0), resumed=False)
         for step in range(50):
-            live.tell(Progress("train", step, 50))
+            live.tell(("00-base", 0), Progress("train", step, 50))
             live.tick()
         assert "49/50" not in text(console)
         time.seconds += progress.REDRAW_S

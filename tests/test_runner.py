@@ -27,7 +27,9 @@ TRAINER = "tests.fake_train"
 HERE = Path(__file__).parent
 BASE = load_recipe("00-mmseg-baseline")
 MINI = load_workload("mini")
-PHOTOGRAPHS = replace(MINI, values={**MINI.values, "data": {**MINI.values["data"], "source": "folder"}})
+FOLDER = {**MINI.values, "data": {**MINI.values["data"], "source": "folder"}}
+PHOTOGRAPHS = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "at_once": 1}})
+SIDE_BY_SIDE = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "at_once": 2}})
 
 
 class Watcher:
@@ -50,7 +52,7 @@ class Watcher:
     def start(self, key: tuple[str, int], resumed: bool) -> None:
         self.events.append(("resume" if resumed else "start", *key))
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, key: tuple[str, int], progress: Progress) -> None:
         self._act(progress)
 
     def end(
@@ -104,6 +106,54 @@ def test_each_seed_begins_one_recipe_later() -> None:
     order = [(recipe.name, seed) for recipe, seed in runner.order(ladder("a", "b", "c"), 4)]
     names = ["".join(name for name, seed in order if seed == wanted) for wanted in range(4)]
     assert names == ["abc", "bca", "cab", "abc"]
+
+
+def test_reference_records_are_never_written(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="reference"):
+        make_plan(ladder("one"), tmp_path / "results" / "reference" / "here")
+
+
+# ------------------------------------------------------------------------------------------------- the lanes
+
+
+@pytest.mark.parametrize(
+    ("threads", "at_once", "usable", "expected"),
+    [
+        (1, 2, {0, 1}, [(0,), (1,)]),
+        (1, 2, {3, 5, 7}, [(3,), (5,)]),
+        (1, 2, {4}, [(4,)]),
+        (2, 4, {0, 1, 2, 3, 4}, [(0, 1), (2, 3)]),
+        (8, 2, {0, 1}, [(0, 1)]),
+        (0, 1, {0, 1}, [()]),
+    ],
+)
+def test_each_run_has_cores_of_its_own(
+    threads: int,
+    at_once: int,
+    usable: set[int],
+    expected: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: usable)
+    train = {**MINI.values["train"], "threads": threads, "at_once": at_once}
+    workload = replace(MINI, values={**MINI.values, "train": train})
+    assert runner.lanes(workload, "cpu") == expected
+    assert runner.lanes(workload, "cuda") == [()]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_runs_train_side_by_side_where_the_workload_says_so(tmp_path: Path) -> None:
+    watcher = Watcher()
+    recipes = ladder("one", "two", "three", "fail")
+    plan = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=HERE, trainer=TRAINER)
+    result = runner.run(plan, watcher, trainer=TRAINER)
+    assert statuses(result) == ["finished", "finished", "finished", "failed"]
+    assert [kind for kind, *_ in watcher.events[:2]] == ["start", "start"]
+    started = sorted(key[0] for kind, *key in watcher.events if kind == "start")
+    assert started == ["fail", "one", "three", "two"]
+    assert [each.record["runs_at_once"] for each in result.outcomes if each.record] == [2] * 4
+    again = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=HERE, trainer=TRAINER)
+    assert [each.action for each in again] == ["skip", "skip", "skip", "retry"]
 
 
 # -------------------------------------------------------------------------------------------------- the plan
