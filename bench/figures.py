@@ -543,10 +543,9 @@ def busy(ladder: Ladder) -> Drawn:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(found) :]:
         axes.set_axis_off()
-    for axes, (rung, (seconds, percent, in_eval, _)) in zip(grid.flat, found, strict=False):
-        t = seconds / size
-        axes.broken_barh(_spans(t, in_eval), (0, 104), color=PHASES["eval"][0], alpha=0.35, linewidth=0)
-        axes.plot(t, percent, color=AFTER, linewidth=1.0)
+    for axes, (rung, (seconds, percent, spans, _)) in zip(grid.flat, found, strict=False):
+        axes.broken_barh(spans / size, (0, 104), color=PHASES["eval"][0], alpha=0.5, linewidth=0.6)
+        axes.plot(seconds / size, percent, color=AFTER, linewidth=1.0)
         axes.set_title(rung.label, fontsize=8.5, fontweight="normal")
         axes.set_ylim(0, 104)
         axes.set_yticks([0, 50, 100])
@@ -557,35 +556,45 @@ def busy(ladder: Ladder) -> Drawn:
         grid[lowest, column].set_xlabel(f"time since start, {unit}")
         grid[lowest, column].tick_params(labelbottom=True)
     seeds = sorted({rung.runs[0].record["seed"] for rung, _ in found})
-    what = "any kernel running, mean over devices" if device == "GPU" else "all cores of the machine"
+    what = "any kernel running, mean over devices" if device == "GPU" else "the cores that the run may use"
     return figure, f"{device} ({what}), seed {', '.join(map(str, seeds))}. Shaded: evaluations."
 
 
-def _spans(t: Any, inside: Any) -> list[tuple[float, float]]:
-    """(start, length) around each time that is inside: half way to its neighbours."""
-    edges = np.concatenate([t[:1], (t[1:] + t[:-1]) / 2, t[-1:]])
-    return [(edges[i], edges[i + 1] - edges[i]) for i in np.flatnonzero(inside)]
-
-
 def _telemetry(run: Run, points: int = 240) -> tuple[Any, Any, Any, str] | None:
-    """(seconds, busy percent, whether evaluating, device) in at most `points` bins; None where not sensed."""
+    """(seconds, busy percent, (start, length) of each evaluation, device); None where not sensed.
+
+    A row of telemetry ends an interval; busy is its mean, weighted by their lengths, over at most `points`
+    stretches of a second or more, since a processor's own count is too coarse for less.
+    """
     try:
         with (run.folder / "telemetry.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("busy_pct") and row.get("device")]
-        devices = {row["device"] for row in rows}
-        kept = [row for row in rows if (row["device"] != "cpu") == (devices != {"cpu"})]
-        t = np.array([float(row["t"]) for row in kept])
-        percent = np.array([float(row["busy_pct"]) for row in kept])
+            rows = [row for row in csv.DictReader(file) if row.get("device")]
+        sensed = {row["device"] for row in rows if row["busy_pct"]}
+        chosen = sorted(sensed - {"cpu"}) or sorted(sensed)
+        parts = [_intervals([row for row in rows if row["device"] == device]) for device in chosen]
+        ends, lengths, percent = (np.concatenate([part[column] for part in parts]) for column in range(3))
     except (OSError, ValueError, KeyError):
         return None
-    if len(t) < 2 or t.max() <= 0:
+    known = np.isfinite(percent) & (lengths > 0)
+    if known.sum() < 2:
         return None
-    evaluating = np.array([row["phase"] == "eval" for row in kept], float)
-    bins = np.minimum((t / t.max() * points).astype(int), points - 1)
-    count = np.bincount(bins, minlength=points)
-    full = count > 0
-    means = [np.bincount(bins, what, points)[full] / count[full] for what in (t, percent, evaluating)]
-    return means[0], means[1], means[2] >= 0.5, kept[0]["device"]
+    ends, lengths, percent = ends[known], lengths[known], percent[known]
+    points = min(points, max(2, int(ends.max())))
+    bins = np.minimum(((ends - lengths / 2) / ends.max() * points).astype(int), points - 1)
+    weight = np.bincount(bins, lengths, points)
+    full = weight > 0
+    busy = np.bincount(bins, lengths * percent, points)[full] / weight[full]
+    return (np.flatnonzero(full) + 0.5) * ends.max() / points, busy, parts[0][3], chosen[0]
+
+
+def _intervals(rows: list[dict[str, str]]) -> tuple[Any, Any, Any, Any]:
+    """Ends, lengths, busy percent (NaN: not sensed) of the rows of a device; the spans of its evaluations."""
+    ends = np.array([float(row["t"]) for row in rows])
+    lengths = np.diff(ends, prepend=0.0)
+    percent = np.array([float(row["busy_pct"] or "nan") for row in rows])
+    evaluating = np.array([row["phase"] == "eval" for row in rows])
+    spans = np.column_stack([ends - lengths, lengths])[evaluating]
+    return ends, lengths, percent, spans
 
 
 # ---- predictions -------------------------------------------------------------------------------

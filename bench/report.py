@@ -115,9 +115,12 @@ def _where(ladder: Ladder) -> str:
     count = run["device_count"] or 1
     if run["device"] == "cuda":
         return f"{count} x {run['gpu'] or 'GPU'}"
-    return (
-        f"{run['cpu'] or 'a CPU'} ({run['cores'] or 'unknown'} cores, {run['threads'] or 'unknown'} threads)"
-    )
+    threads, beside = run["threads"], run["runs_at_once"] or 1
+    plural = "s" * (threads != 1)
+    parts = [f"{run['cores'] or 'unknown'} cores", f"{threads or 'unknown'} thread{plural} a run"]
+    if beside > 1:
+        parts.append(f"{beside} runs side by side, each on cores of its own")
+    return f"{run['cpu'] or 'a CPU'} ({', '.join(parts)})"
 
 
 def _quality(ladder: Ladder, found: Contrasts) -> str:

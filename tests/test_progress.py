@@ -254,8 +254,9 @@ def test_the_board_leaves_the_grid_out_where_it_does_not_fit(board: Board) -> No
 @pytest.mark.parametrize("steps", [7, 160000])
 def test_the_board_fits_eighty_columns(steps: int) -> None:
     board = Board([f"{number:02}-decoupled-weight-decay" for number in range(9)], range(3))
-    board.start(("02-decoupled-weight-decay", 1))
-    board.running[("02-decoupled-weight-decay", 1)] = Progress("checkpoint", steps, steps, 11800.0, 100.0, 36000.0)
+    key = ("02-decoupled-weight-decay", 1)
+    board.start(key)
+    board.running[key] = Progress("checkpoint", steps, steps, 11800.0, 100.0, 36000.0)
     assert "…" not in drawing(board)
 
 
