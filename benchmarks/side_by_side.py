@@ -2,9 +2,9 @@
 
     python benchmarks/side_by_side.py [--recipe 00-mmseg-baseline] [--steps 100] [--rounds 6]
 
-Taking turns (A B C, C B A, ...) in processes of their own, on `mini`: one run alone on one core; two runs side
-by side on two cores; one run with two threads. Prints img/s from the records: of the run alone, of each of the
-two, with two threads; then the median of the ratios, round by round, and their quartiles.
+Taking turns (A B C, C B A, ...) in processes of their own, on `mini`: one run alone on one core; two runs
+side by side on two cores; one run with two threads. Prints img/s from the records: of the run alone, of each
+of the two, with two threads; then the median of the ratios, round by round, and their quartiles.
 """
 
 from __future__ import annotations
