@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bench import BenchError
 from bench.dataset import IGNORE, Dataset
 from bench.streams import AUGMENT, ORDER, stream
 from bench.transform import DRAWS, color, crop_sample
@@ -41,13 +42,21 @@ class Batch:
         return images, self.labels.to(device, non_blocking=True).long()
 
 
-class Batches(torch.utils.data.Dataset[Batch]):
+class Batches(torch.utils.data.Dataset["Batch | BenchError"]):
     """Item t is the batch of step t."""
 
     def __init__(self, dataset: Dataset, crop: int, batch_size: int, seed: int) -> None:
         self.dataset, self.crop, self.batch_size, self.seed = dataset, crop, batch_size, seed
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | BenchError:
+        """The batch, or what is wrong with its data: an error raised in a worker would lose its hint."""
+        try:
+            return self.make(step)
+        except BenchError as error:
+            return error
+
+    def make(self, step: int) -> Batch:
+        """The batch of a step. BenchError: a picture or label that cannot be used."""
         count, crop = self.batch_size, self.crop
         images = np.empty((count, crop, crop, 3), np.uint8)
         labels = np.empty((count, crop, crop), np.uint8)
@@ -78,7 +87,10 @@ def _order(seed: int, epoch: int, images: int) -> np.ndarray:
 
 
 def train_loader(batches: Batches, first: int, last: int, workers: int, pin: bool) -> Iterator[Batch]:
-    """The batches of steps `first` to `last` - 1, in order, made by `workers` processes (0: here and now)."""
+    """The batches of steps `first` to `last` - 1, in order, made by `workers` processes (0: here and now).
+
+    BenchError: a picture or label cannot be used.
+    """
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -90,7 +102,10 @@ def train_loader(batches: Batches, first: int, last: int, workers: int, pin: boo
         prefetch_factor=2 if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
-    return iter(loader)
+    for made in loader:
+        if isinstance(made, BenchError):
+            raise made
+        yield made
 
 
 def _as_it_is(batch: Any) -> Any:

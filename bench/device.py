@@ -77,10 +77,11 @@ def uuids(device: torch.device) -> list[str]:
 
 
 def measured_peak_tflops(device: torch.device, precision: str) -> float:
-    """The fastest of a few large square matrix products in the run's precision, in TFLOP/s."""
+    """The fastest of a few large square matrix products in float32, tf32, bf16 or fp16; TFLOP/s."""
     size = 8192 if device.type == "cuda" else 768
     own = torch.Generator(device)  # the global stream belongs to the run
     a = torch.randn(size, size, device=device, generator=own).to(HALF.get(precision, torch.float32))
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, precision == "tf32"
     best = float("inf")
     for _ in range(6):
         wait_for(device)
@@ -88,6 +89,10 @@ def measured_peak_tflops(device: torch.device, precision: str) -> float:
         a @ a
         wait_for(device)
         best = min(best, time.perf_counter() - began)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    if device.type == "cuda":
+        del a
+        torch.cuda.empty_cache()  # it would count as memory of the run
     return 2 * size**3 / best / 1e12
 
 

@@ -23,6 +23,7 @@ import psutil
 
 from bench import __version__, nvml, record
 
+OTHERS = 0.05  # of the run's cores; what other programs may take before a timing is in doubt
 NO_SAMPLE = "no sample fell into train time"
 COLUMNS = (
     "t", "phase", "device", "busy_pct", "sm_active_pct", "memory_mib",
@@ -249,7 +250,7 @@ class Telemetry:
             }
             doubts = self._kept_warnings()
             others = self._tally("others_cores")
-            if others.seconds and others.mean() > 0.25:
+            if others.seconds and others.mean() > OTHERS * len(self._cores):
                 doubts.add("machine_busy")
             throttled = figures["gpu_throttled_s"]
             if not isinstance(throttled, str) and throttled > 0.01 * self._train_s:
@@ -392,6 +393,19 @@ def _proportional_mib(processes: Sequence[psutil.Process]) -> float:
         except psutil.NoSuchProcess:  # it has just ended
             continue
     return total / nvml.MIB
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use, one of each physical core first."""
+    usable = sorted(os.sched_getaffinity(0))
+    firsts: dict[str, int] = {}
+    for core in usable:
+        try:
+            place = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+            firsts.setdefault(place.read_text(encoding="ascii"), core)
+        except OSError:
+            firsts.setdefault(str(core), core)
+    return sorted(usable, key=lambda core: (core not in firsts.values(), core))
 
 
 def _core_seconds(cores: Sequence[int]) -> tuple[float, float]:

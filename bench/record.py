@@ -58,6 +58,7 @@ FIELDS: tuple[Field, ...] = (
         ("seed", "", "neither", "Seed of the run."),
         ("recipe_fingerprint", "", "neither", "Hash of the recipe's values."),
         ("workload_fingerprint", "", "neither", "Hash of the workload's values."),
+        ("data_fingerprint", "", "neither", "Hash of names and sizes of the data set's files."),
         ("started_at", "UTC", "neither", "When the run was first started."),
         ("segbench_version", "", "neither", "Version of segbench."),
         ("git_commit", "", "neither", "Commit of the checkout that segbench ran from."),
@@ -69,7 +70,7 @@ FIELDS: tuple[Field, ...] = (
         ("status", "", "neither", "running, finished, diverged, failed or interrupted."),
         ("error", "", "neither", "Why the run did not finish."),
         ("warnings", "", "neither", "Names from WARNINGS: what makes the numbers doubtful."),
-        ("resumed", "times", "less", "How often the run was resumed; a resumed run gives no speed verdict."),
+        ("resumed", "times", "less", "How often it went on from a checkpoint; then no speed verdict."),
         ("unmeasured", "", "neither", "Field name -> why it is null."),
     ),
     *_group(
@@ -141,9 +142,9 @@ FIELDS: tuple[Field, ...] = (
         ("torchvision", "", "neither", "Version of torchvision.", True),
         ("python", "", "neither", "Version of Python."),
         ("cpu", "", "neither", "Name of the processor.", True),
-        ("cores", "", "neither", "Cores this process may use.", True),
+        ("cores", "", "neither", "Cores of the machine that segbench may use.", True),
         ("threads", "", "neither", "Threads torch computes with.", True),
-        ("runs_at_once", "", "neither", "Runs side by side on the machine, each on cores of its own.", True),
+        ("runs_at_once", "", "neither", "Runs side by side, each on cores of its own.", True),
         ("data_workers", "", "neither", "Processes that prepare batches; 0: the training process.", True),
         ("tf32", "", "neither", "Whether float32 products may round to TF32.", True),
         ("cudnn_benchmark", "", "neither", "Whether cuDNN tries its algorithms out.", True),
@@ -234,7 +235,7 @@ def read(folder: Path) -> dict[str, Any]:
         run = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BenchError(f"{folder} holds no run.json", aside) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{path} cannot be read as a record: {error}", aside) from error
     if not isinstance(run, dict) or not isinstance(run.get("schema"), int) or "recipe" not in run:
         raise BenchError(f"{path} is not a segbench record", aside)
@@ -261,12 +262,17 @@ def _damage(run: Mapping[str, Any]) -> str | None:
     for name, kind in (("warnings", list), ("unmeasured", dict), ("per_class_iou", dict)):
         if not isinstance(run.get(name, kind()), kind) and (name, run[name]) != ("per_class_iou", None):
             return f"{name} is {run[name]!r}"
+    if not all(isinstance(name, str) for name in run.get("warnings", [])):
+        return f"warnings is {run['warnings']!r}"
     numbers = {name: run.get(name) for name in NUMBERS} | (run.get("per_class_iou") or {})
     for name, value in numbers.items():
-        sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if value is not None and not sound:
+        if value is not None and not _is_number(value):
             return f"{name} is {value!r}"
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def folders(results: Path) -> Iterator[Path]:
@@ -307,6 +313,9 @@ def load(results: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=[*FIELD, "folder"])
 
 
+_EVAL_NUMBERS = ("step", "miou", "train_s", "wall_s")  # what no reader can do without
+
+
 def read_evals(folder: Path) -> list[dict[str, Any]]:
     """The evaluations of a run, in order: dicts with `step epoch images miou pixel_accuracy mean_accuracy
     loss train_s wall_s` (points, nats, seconds). A last line that a crash cut off is left out.
@@ -326,7 +335,9 @@ def read_evals(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+            if damaged := [name for name in _EVAL_NUMBERS if not _is_number(row.get(name))]:
+                raise ValueError(f"{damaged[0]} is {row.get(damaged[0])!r}")
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise BenchError(f"{path} line {number} is damaged: {error}", advice) from error
         else:

@@ -14,6 +14,7 @@ import datetime
 import errno
 import faulthandler
 import fcntl
+import functools
 import importlib
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn, Self
 
-from bench import BenchError, record
+from bench import BenchError, machine, record
 from bench.progress import Display, Progress
 from bench.recipe import Recipe
 from bench.recipe import check as check_recipe
@@ -141,7 +142,7 @@ def plan(
     context = _serve(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
-    facts = _ask_facts(context, trainer, device)
+    facts = {**_ask_facts(context, trainer, device), **_settings(workload, deterministic)}
     for recipe in recipes:
         check_recipe(recipe, workload, facts["device"])
     return [
@@ -222,12 +223,25 @@ def _identity(job: Job) -> dict[str, Any]:
         "deterministic": job.deterministic,
         "runs_at_once": job.runs_at_once,
     }
-    machine = {name: job.facts[name] for name in record.MUST_MATCH if name in job.facts}
-    if threads := job.workload.values["train"]["threads"]:
-        machine["threads"] = threads
-    if job.deterministic:
-        machine["cudnn_benchmark"] = False
-    return {**machine, **wanted}
+    if job.data is not None:
+        wanted["data_fingerprint"] = _fingerprint(job.data)
+    found = {name: job.facts[name] for name in record.MUST_MATCH if name in job.facts}
+    return {**found, **_settings(job.workload, job.deterministic), **wanted}
+
+
+@functools.cache
+def _fingerprint(data: Path) -> str:
+    from bench import dataset  # numpy and Pillow, which nothing else here needs
+
+    return dataset.fingerprint(data)
+
+
+def _settings(workload: Workload, deterministic: bool) -> dict[str, Any]:
+    """What a run will set on its machine: a run that fails before it does so records it all the same."""
+    settings: dict[str, Any] = {"cudnn_benchmark": False} if deterministic else {}
+    if threads := workload.values["train"]["threads"]:
+        settings["threads"] = threads
+    return settings
 
 
 def _show(value: Any) -> str:
@@ -330,14 +344,15 @@ def _train_all(
 def lanes(workload: Workload, device: str) -> list[tuple[int, ...]]:
     """The cores of each run that may train at the same time; () is any core.
 
-    On a CPU, as many runs as the workload says and the machine has cores for, each pinned to `threads` cores
-    of its own: small networks gain little from a second thread, and lose the steadiness of their times.
+    On a CPU, as many runs as the workload says and the machine has cores for, each pinned to cores of its
+    own, one a thread and a data worker: a small network gains little from a second thread but noise.
     """
     settings = workload.values["train"]
-    if device != "cpu" or not settings["threads"]:
+    width = settings["threads"] + settings["data_workers"]
+    usable = machine.usable_cores()
+    count = min(settings["at_once"], len(usable) // width) if settings["threads"] else 1
+    if device != "cpu" or count < 2:
         return [()]
-    usable, width = sorted(os.sched_getaffinity(0)), settings["threads"]
-    count = max(1, min(settings["at_once"], len(usable) // width))
     return [tuple(usable[lane * width : (lane + 1) * width]) for lane in range(count)]
 
 

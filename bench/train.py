@@ -23,7 +23,7 @@ from torch import Tensor
 from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, workload
 from bench.batches import Batch, Batches, train_loader
 from bench.clock import Clock
-from bench.dataset import Dataset
+from bench.dataset import Dataset, fingerprint
 from bench.device import facts
 from bench.evaluate import Validation, score
 from bench.learner import Learner
@@ -68,7 +68,7 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
                     run.save()
                 if run.log.bad:
                     return run.give_up(*run.log.bad)
-                if stop.requested:
+                if stop.requested and run.step < run.steps:
                     raise Interrupted
                 run.go_on()
             run.finish()
@@ -99,6 +99,7 @@ class Run:
         data, evaluation, settings = (self.workload[name] for name in ("data", "evaluation", "train"))
         assert self.job.data is not None, "the runner finds the data"
         self.classes: list[str] = data["classes"]
+        self.data_fingerprint = fingerprint(self.job.data)
         training, validation = (
             Dataset(self.job.data, split, self.classes, data["in_memory"])
             for split in ("training", "validation")
@@ -124,18 +125,23 @@ class Run:
             "seed": job.seed,
             "recipe_fingerprint": job.recipe.fingerprint,
             "workload_fingerprint": job.workload.fingerprint,
+            "data_fingerprint": self.data_fingerprint,
         }
         saved = checkpoint.load(folder, **self.saves)
+        before = record.read(folder) if (folder / "run.json").exists() else record.blank()
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
         if saved is None:
             _clean(folder)
             saved = dict.fromkeys(("log", "confusion", "clock", "telemetry"))
             saved.update(step=0, evals=[], waited_s=0.0)
-            self.history = {"started_at": _now(), "resumed": 0, "lost_s": lost}
+            self.history = {"started_at": _now(), "resumed": 0, "lost_s": before["lost_s"] + lost}
         else:
             self.learner.load(saved["learner"])
-            was = saved["history"]
-            self.history = {**was, "resumed": was["resumed"] + 1, "lost_s": was["lost_s"] + lost}
+            self.history = {
+                "started_at": saved["started_at"],
+                "resumed": before["resumed"] + 1,  # the record counts what came after the checkpoint, too
+                "lost_s": before["lost_s"] + lost,
+            }
         self.step: int = saved["step"]
         self.log = Steps(self.steps, self.device, saved["log"])
         self.evals: list[dict[str, Any]] = saved["evals"]
@@ -151,6 +157,7 @@ class Run:
         """The files that say what is being trained."""
         self.identity = {
             **_identity(self.job),
+            **self.saves,
             **self.history,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -176,7 +183,9 @@ class Run:
 
     def warm_up(self) -> None:
         """Make everything ready for the first real step, and find out what the device can do."""
-        precision = self.learner.precision
+        # torch lets convolutions round to TF32 where it may, so that is the peak to be measured against
+        rounded = self.job.facts["tf32"] and self.learner.precision == "float32"
+        precision = "tf32" if rounded else self.learner.precision
         self.identity["flops_per_image"] = self.learner.warm_up(self.validation)
         self.identity["peak_measured_tflops"] = device.measured_peak_tflops(self.device, precision)
         gpu = self.job.facts["gpu"]
@@ -244,7 +253,7 @@ class Run:
         self.saved_at = self.clock.seconds("train")
         content = {
             **self.saves,
-            "history": self.history,
+            "started_at": self.history["started_at"],
             "step": self.step,
             "learner": self.learner.state(),
             "log": self.log.filled(),
@@ -391,7 +400,8 @@ def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
     """Write into the record why the run ended early."""
     message = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
     if run is None:
-        known = {**_identity(job), "started_at": _now(), "status": "failed", "error": message}
+        found = record.read(job.folder) if (job.folder / "run.json").exists() else {"started_at": _now()}
+        known = {**found, **_identity(job), "status": "failed", "error": message}
         record.write(job.folder, {**known, "unmeasured": _reasons(known, job.facts["unmeasured"])})
     elif isinstance(error, Interrupted):
         run.save()
@@ -440,7 +450,7 @@ def _lost_seconds(folder: Path, kept: float) -> float:
 
 def _clean(folder: Path) -> None:
     """Remove what an earlier, lost attempt at this run left behind."""
-    for name in ("evals.jsonl", "steps.csv", "telemetry.csv", "confusion.csv", checkpoint.NAME):
+    for name in ("evals.jsonl", "steps.csv", "telemetry.csv", "confusion.csv"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "samples", ignore_errors=True)
 

@@ -10,6 +10,7 @@ second.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3)
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        os.environ["SEGBENCH_CACHE"] = scratch  # the scenes are drawn anew, as on a fresh machine
         results = str(chosen.results or Path(scratch) / "results")
         out = str(chosen.out or Path(scratch) / "reports")
         run = measure("run", "--recipe", "all", "--seeds", str(chosen.seeds), "--results", results)

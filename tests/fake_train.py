@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import BenchError, record
+from bench import BenchError, dataset, record
 from bench.progress import Progress
 from bench.runner import Job
 
@@ -108,6 +108,7 @@ def _begin(job: Job) -> dict[str, Any]:
         data_workers=job.workload.values["train"]["data_workers"],
         deterministic=job.deterministic,
         runs_at_once=job.runs_at_once,
+        data_fingerprint=dataset.fingerprint(job.data) if job.data else None,
         resumed=resumed,
         status="running",
         **job.facts,

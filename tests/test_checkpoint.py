@@ -119,7 +119,7 @@ def test_one_that_holds_code_is_refused_and_the_code_does_not_run(tmp_path: Path
     torch.save({**content(), "extra": Trap(trap)}, tmp_path / checkpoint.NAME)
     assert checkpoint.load(tmp_path, **IDENTITY) is None
     assert not trap.exists()
-    torch.load(tmp_path / checkpoint.NAME, weights_only=False)
+    torch.load(tmp_path / f"{checkpoint.NAME}.aside", weights_only=False)
     assert trap.exists()
 
 

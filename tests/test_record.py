@@ -203,6 +203,7 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
         (b"", "cannot be read as a record"),
         (b'{"schema": 1, "recipe": "00-ba', "cannot be read as a record"),
         (b"\xff\xfe\x00", "cannot be read as a record"),
+        (b"[" * 99999, "cannot be read as a record"),
         (b"[1, 2]", "is not a segbench record"),
         (b'"text"', "is not a segbench record"),
         (b"null", "is not a segbench record"),
@@ -255,6 +256,7 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
         ("epochs", {}),
         ("warnings", None),
         ("warnings", "resumed"),
+        ("warnings", [3]),
         ("unmeasured", []),
         ("per_class_iou", [1.0]),
         ("per_class_iou", {"sky": "62"}),
@@ -365,7 +367,10 @@ def test_a_table_with_a_damaged_record_is_refused(tmp_path: Path) -> None:
 
 # Evaluations
 
-ROWS = [{"step": 5, "miou": 1.5, "per_class_iou": {"sky": None}}, {"step": 10, "miou": 2.5}]
+ROWS = [
+    {"step": 5, "miou": 1.5, "train_s": 1.0, "wall_s": 2.0, "per_class_iou": {"sky": None}},
+    {"step": 10, "miou": 2.5, "train_s": 2.0, "wall_s": 3.0},
+]
 
 
 def test_evaluations_read_back_as_written(tmp_path: Path) -> None:
@@ -388,7 +393,7 @@ def test_a_last_evaluation_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         assert record.read_evals(tmp_path) == ROWS[:1]
 
 
-@pytest.mark.parametrize("line", [b'{"step": 5, "mi', b"\xff\xff", b"3", b""])
+@pytest.mark.parametrize("line", [b'{"step": 5, "mi', b"\xff\xff", b"3", b"", b'{"step": 5}', b"[" * 99999])
 def test_damage_before_the_last_evaluation_is_refused_by_line(line: bytes, tmp_path: Path) -> None:
     record.write_evals(tmp_path, ROWS)
     path = tmp_path / "evals.jsonl"

@@ -121,9 +121,9 @@ def test_reference_records_are_never_written(tmp_path: Path) -> None:
     [
         (1, 2, {0, 1}, [(0,), (1,)]),
         (1, 2, {3, 5, 7}, [(3,), (5,)]),
-        (1, 2, {4}, [(4,)]),
+        (1, 2, {4}, [()]),
         (2, 4, {0, 1, 2, 3, 4}, [(0, 1), (2, 3)]),
-        (8, 2, {0, 1}, [(0, 1)]),
+        (8, 2, {0, 1}, [()]),
         (0, 1, {0, 1}, [()]),
     ],
 )
@@ -220,6 +220,15 @@ def test_a_run_that_failed_before_it_knew_its_machine_is_tried_again(tmp_path: P
     train(ladder("one"), tmp_path)
     edit(folder_of(tmp_path, "one"), status="failed", cpu=None)
     assert [each.action for each in make_plan(ladder("one"), tmp_path)] == ["retry"]
+
+
+def test_a_run_that_failed_before_it_set_its_threads_is_tried_again(tmp_path: Path) -> None:
+    few = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "threads": 2}})
+    first = runner.plan([BASE], few, 1, tmp_path, data=HERE, device="cpu", trainer=TRAINER)
+    known = runner._identity(first[0].job) | dict(first[0].job.facts)  # as a trainer's early failure notes it
+    record.write(first[0].job.folder, {**known, "status": "failed", "error": "image 7 is damaged"})
+    again = runner.plan([BASE], few, 1, tmp_path, data=HERE, device="cpu", trainer=TRAINER)
+    assert [each.action for each in again] == ["retry"]
 
 
 def test_a_deterministic_run_is_found_again_on_a_gpu(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import BenchError, checkpoint, record
+from bench import BenchError, checkpoint, dataset, record
 from bench.runner import Job, Progress
 from bench.train import Interrupted, train
 from tests import small
@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 
 
 @pytest.mark.parametrize("parent", ["00-mmseg-baseline", "02-decoupled-weight-decay", "07-no-sync-bn"])
-@pytest.mark.parametrize("step", [1, 9, 23])
+@pytest.mark.parametrize("step", [1, 9, 22])
 def test_a_stopped_and_resumed_run_ends_bit_identical(
     tmp_path: Path, pictures: Path, parent: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +169,66 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(
     assert (run["status"], run["resumed"], run["lost_s"]) == ("finished", 1, pytest.approx(0, abs=0.1))
     assert "resumed" in run["warnings"]
     assert run["train_s"] > halfway["train_s"]
+
+
+def test_a_stop_during_the_last_step_comes_too_late(
+    tmp_path: Path, pictures: Path, finished: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.TELL_S", 0.0)
+    job = small.job(tmp_path, pictures)
+    train(job, stop_at(23))
+    assert record.read(job.folder)["status"] == "finished"
+    assert outcome(job) == outcome(finished)
+
+
+def test_a_run_that_ends_after_its_last_evaluation_needs_no_other(
+    tmp_path: Path, pictures: Path, finished: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small.job(tmp_path, pictures)
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.artifacts.write_samples", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(job, silent)
+    assert record.read(job.folder)["status"] == "failed"
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+    assert (job.folder / "confusion.csv").read_text() == (finished.folder / "confusion.csv").read_text()
+
+
+def test_every_stop_counts_and_what_was_lost_adds_up(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.train.TELL_S", 0.0)
+    job = small.job(tmp_path, pictures)
+
+    def fall(progress: Progress) -> None:
+        if progress.step == 12:
+            raise ZeroDivisionError
+
+    for times in range(3):
+        with pytest.raises(ZeroDivisionError):
+            train(job, fall)
+        assert record.read(job.folder)["resumed"] == times
+    before = record.read(job.folder)["lost_s"]
+    train(job, silent)
+    run = record.read(job.folder)
+    assert run["resumed"] == 3
+    assert run["lost_s"] > before > 0
+
+
+def test_a_run_on_other_data_does_not_go_on(tmp_path: Path, pictures: Path, finished: Job) -> None:
+    job = small.job(tmp_path, pictures)
+    with pytest.raises(Interrupted):
+        train(job, stop_at(9))
+    assert record.read(job.folder)["data_fingerprint"] == dataset.fingerprint(pictures)
+    (pictures / "images" / "training" / "notes.txt").write_text("more")
+    try:
+        assert record.read(job.folder)["data_fingerprint"] != dataset.fingerprint(pictures)
+        train(job, silent)
+    finally:
+        (pictures / "images" / "training" / "notes.txt").unlink()
+    assert record.read(job.folder)["resumed"] == 0
+    assert (job.folder / f"{checkpoint.NAME}.aside").exists()
 
 
 def test_a_run_without_a_usable_checkpoint_starts_over(tmp_path: Path, pictures: Path, finished: Job) -> None:
