@@ -1,6 +1,6 @@
 """What does the harness around the training loop cost?
 
-    python benchmarks/overhead.py [--recipe 00-mmseg-baseline] [--steps 150] [--pairs 10]
+    python benchmarks/overhead.py [--recipe 00-mmseg-baseline] [--steps 400] [--pairs 8]
 
 Side by side in one process, taking turns (A B B A ...): a run of `bench.train.train` on `mini`, of which the
 train phase counts, and a bare loop of the same steps: same batches, model, loss and optimiser, and no clock,
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
@@ -30,9 +31,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--recipe", default="00-mmseg-baseline")
-    arguments.add_argument("--steps", type=int, default=150)
-    arguments.add_argument("--pairs", type=int, default=10)
+    arguments.add_argument("--steps", type=int, default=400)
+    arguments.add_argument("--pairs", type=int, default=8)
     chosen = arguments.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # as `segbench run` pins a run of mini
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(chosen.recipe, chosen.steps, Path(folder))
@@ -45,7 +47,7 @@ def main() -> None:
             ratios.append(a / b)
             print(f"pair {pair + 1:2}: harness {a:6.3f} s   bare {b:6.3f} s   ratio {a / b:.4f}", flush=True)
     low, middle, high = statistics.quantiles(ratios, n=4)
-    machine = f"{job.facts['cpu']}, {job.facts['threads']} threads"
+    machine = f"one core of {job.facts['cpu']}"
     print(f"{job.recipe.name}, {chosen.steps} steps, n = {len(ratios)}, {machine}")
     print(f"harness / bare: median {middle:.4f} (quartiles {low:.4f} to {high:.4f})")
 
@@ -74,7 +76,7 @@ def make_job(name: str, steps: int, folder: Path) -> Job:
 
 
 def harness(job: Job, number: int) -> float:
-    """Seconds a step that the record of a real run shows for its train phase."""
+    """Seconds a hundred steps that the record of a real run shows for its train phase."""
     job = dataclasses.replace(job, folder=job.folder / f"seed-{number}")
     train(job, lambda progress: None)
     run = record.read(job.folder)
