@@ -395,14 +395,14 @@ def _proportional_mib(processes: Sequence[psutil.Process]) -> float:
     return total / nvml.MIB
 
 
-def usable_cores() -> list[int]:
+def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     """The cores that this process may use, one of each physical core first."""
     usable = sorted(os.sched_getaffinity(0))
     firsts: dict[str, int] = {}
     for core in usable:
         try:
-            place = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
-            firsts.setdefault(place.read_text(encoding="ascii"), core)
+            siblings = topology / f"cpu{core}" / "topology" / "thread_siblings_list"
+            firsts.setdefault(siblings.read_text(encoding="ascii"), core)
         except OSError:
             firsts.setdefault(str(core), core)
     return sorted(usable, key=lambda core: (core not in firsts.values(), core))

@@ -661,3 +661,30 @@ def test_the_nominal_peak_is_the_makers_dense_figure_or_unknown(
 def test_a_precision_nobody_has_is_refused() -> None:
     with pytest.raises(ValueError, match="fp12"):
         machine.nominal_peak_tflops("NVIDIA L4", "fp12")
+
+
+@pytest.mark.parametrize(
+    ("siblings", "expected"),
+    [
+        ({0: "0", 1: "1"}, [0, 1]),
+        ({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, [0, 2, 1, 3]),
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, [0, 1, 2, 3]),
+        ({4: "4-5", 5: "4-5"}, [4, 5]),
+    ],
+)
+def test_one_of_each_physical_core_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, siblings: dict[int, str], expected: list[int]
+) -> None:
+    for core, shared in siblings.items():
+        place = tmp_path / f"cpu{core}" / "topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(shared)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(siblings))
+    assert machine.usable_cores(tmp_path) == expected
+
+
+def test_without_a_topology_every_core_stands_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 0})
+    assert machine.usable_cores(tmp_path) == [0, 2]
