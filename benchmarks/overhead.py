@@ -2,11 +2,12 @@
 
     python benchmarks/overhead.py [--recipe 00-mmseg-baseline] [--steps 600] [--rounds 3]
 
-One process, pinned to one core, two live trainings of `mini` that take turns of a quarter of a second: a whole
-run of `bench.train.train`, and a bare loop of the same steps (same batches, model, loss and optimiser; no clock,
-log, progress, record or checkpoint). The bare loop's turns lie in the progress messages of the run and are taken
-out of its train time. Prints milliseconds a step of both and their ratio, for each round, then the median. The
-thread that samples sensors runs beside both: its own cost, from the record, is printed and added.
+One process, pinned to one core, two live trainings of `mini` that take turns of a quarter of a second: a
+whole run of `bench.train.train`, and a bare loop of the same steps (same batches, model, loss and
+optimiser; no clock, log, progress, record or checkpoint). The bare loop's turns lie in the progress
+messages of the run and are taken out of its train time. Prints milliseconds a step of both and their
+ratio, for each round, then the median. The thread that samples sensors runs beside both: its own cost,
+from the record, is printed and added.
 """
 
 from __future__ import annotations
