@@ -135,7 +135,7 @@ def run(
     """Train recipes over several seeds and record every run.
 
     Runs that are finished are skipped and interrupted ones go on: the same command may be typed again at any
-    time. Ctrl-C saves the current run.
+    time. Ctrl-C saves what trains.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Train a matrix of recipes and seeds: plan first, then one run after the other, each in its own process.
+"""Train a matrix of recipes and seeds: plan first, then run after run, each in its own process.
 
 The plan says of every run whether it is there already, is to go on or is to begin, and stops before anything
 is trained where a record on disk cannot be compared with what would be made now. Processes are forked from a
@@ -268,7 +268,7 @@ def run(
 ) -> Result:
     """Train what the plan says, and tell `display`. Nothing that happens to a run stops the others.
 
-    SIGINT or SIGTERM ends it after the current run has saved its checkpoint, or after `patience_s`; a second
+    SIGINT or SIGTERM ends it after what trains has saved its checkpoint, or after `patience_s`; a second
     one kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
     """
     context = _serve(trainer)

@@ -28,14 +28,13 @@ from bench.device import facts
 from bench.evaluate import Validation, score
 from bench.learner import Learner
 from bench.recipe import dump as dump_recipe
-from bench.runner import Job, Progress
+from bench.runner import STOPS, Job, Progress
 from bench.steps import Steps
 
 __all__ = ["Interrupted", "facts", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -121,13 +120,13 @@ class Run:
     def _restore(self, began: float) -> None:
         """Go on from the checkpoint, or begin in a clean folder."""
         job, folder = self.job, self.job.folder
-        self.saves = {
+        self.checkpoint_of = {
             "seed": job.seed,
             "recipe_fingerprint": job.recipe.fingerprint,
             "workload_fingerprint": job.workload.fingerprint,
             "data_fingerprint": self.data_fingerprint,
         }
-        saved = checkpoint.load(folder, **self.saves)
+        saved = checkpoint.load(folder, **self.checkpoint_of)
         before = record.read(folder) if (folder / "run.json").exists() else record.blank()
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
         if saved is None:
@@ -157,7 +156,7 @@ class Run:
         """The files that say what is being trained."""
         self.identity = {
             **_identity(self.job),
-            **self.saves,
+            **self.checkpoint_of,
             **self.history,
             "steps": self.steps,
             "batch_size": self.batch_size,
@@ -252,7 +251,7 @@ class Run:
             return
         self.saved_at = self.clock.seconds("train")
         content = {
-            **self.saves,
+            **self.checkpoint_of,
             "started_at": self.history["started_at"],
             "step": self.step,
             "learner": self.learner.state(),
