@@ -91,7 +91,7 @@ def train_loader(batches: Batches, first: int, last: int, workers: int, pin: boo
 
     BenchError: a picture or label cannot be used.
     """
-    loader = DataLoader(
+    loader: DataLoader[Batch | BenchError] = DataLoader(
         batches,
         batch_size=None,
         sampler=range(first, last),
@@ -102,6 +102,10 @@ def train_loader(batches: Batches, first: int, last: int, workers: int, pin: boo
         prefetch_factor=2 if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
+    return _unpacked(iter(loader))  # which starts the workers
+
+
+def _unpacked(loader: Iterator[Batch | BenchError]) -> Iterator[Batch]:
     for made in loader:
         if isinstance(made, BenchError):
             raise made

@@ -90,8 +90,12 @@ class Run:
         self.device = device.set_up(job.device, threads, job.deterministic, job.cores)
         self.batch_size = self.recipe["optim"]["batch_size"]
         self._open_data()
+        saved = self._find_checkpoint()
+        # Workers are forked before anything starts a thread, and long before the clock of training runs.
+        workers, pin = self.workload["train"]["data_workers"], self.device.type == "cuda"
+        self._loader = train_loader(self._batches, saved["step"], self.steps, workers, pin)
         self.learner = Learner(job.recipe, job.workload, job.seed, self.device)
-        self._restore(began)
+        self._restore(saved, began)
         self._write_beginning()
 
     def _open_data(self) -> None:
@@ -117,8 +121,8 @@ class Run:
             )
         self.evaluation_steps = {round(self.steps * part / count) for part in range(1, count + 1)}
 
-    def _restore(self, began: float) -> None:
-        """Go on from the checkpoint, or begin in a clean folder."""
+    def _find_checkpoint(self) -> dict[str, Any]:
+        """What to go on from: the checkpoint, or a beginning in a clean folder."""
         job, folder = self.job, self.job.folder
         self.checkpoint_of = {
             "seed": job.seed,
@@ -131,16 +135,20 @@ class Run:
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
         if saved is None:
             _clean(folder)
-            saved = dict.fromkeys(("log", "confusion", "clock", "telemetry"))
+            saved = dict.fromkeys(("learner", "log", "confusion", "clock", "telemetry"))
             saved.update(step=0, evals=[], waited_s=0.0)
             self.history = {"started_at": _now(), "resumed": 0, "lost_s": before["lost_s"] + lost}
         else:
-            self.learner.load(saved["learner"])
             self.history = {
                 "started_at": saved["started_at"],
                 "resumed": before["resumed"] + 1,  # the record counts what came after the checkpoint, too
                 "lost_s": before["lost_s"] + lost,
             }
+        return saved
+
+    def _restore(self, saved: Mapping[str, Any], began: float) -> None:
+        if saved["learner"] is not None:
+            self.learner.load(saved["learner"])
         self.step: int = saved["step"]
         self.log = Steps(self.steps, self.device, saved["log"])
         self.evals: list[dict[str, Any]] = saved["evals"]
@@ -149,7 +157,7 @@ class Run:
         self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
         self.saved_at, self.told_at = self.clock.seconds("train"), 0.0
         uuids = device.uuids(self.device)
-        self.telemetry = machine.Telemetry(folder / "telemetry.csv", uuids, saved["telemetry"])
+        self.telemetry = machine.Telemetry(self.job.folder / "telemetry.csv", uuids, saved["telemetry"])
         self.telemetry.start()
 
     def _write_beginning(self) -> None:
@@ -192,11 +200,9 @@ class Run:
 
     def batches(self) -> Iterator[Batch]:
         """The batches that are still to come; the time spent waiting for them adds to `waited_s`."""
-        workers = self.workload["train"]["data_workers"]
-        loader = train_loader(self._batches, self.step, self.steps, workers, pin=self.device.type == "cuda")
         while True:
             began = time.perf_counter()
-            batch = next(loader, None)
+            batch = next(self._loader, None)
             self.waited_s += time.perf_counter() - began
             if batch is None:
                 return

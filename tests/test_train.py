@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,14 @@ def test_progress_tells_step_speed_and_the_last_miou(
     assert heard[-1].step == heard[-1].steps == 24
     assert heard[-1].miou == pytest.approx(heard[-1].miou)
     assert all(each.images_per_s and each.images_per_s > 0 for each in heard)
+
+
+def test_workers_are_forked_before_any_thread_is_started(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.12 on a fork beside a thread is a warning, and a deadlock that waits to happen."""
+    threads: list[int] = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: threads.append(threading.active_count()) or fork())
+    train(small.job(tmp_path, pictures, workload="[train]\ndata_workers = 2\n"), silent)
+    assert threads == [1, 1]
