@@ -110,6 +110,12 @@ def _check(workload: Workload) -> None:
                 f"{workload.path}: [model] {key} = {model[key]} does not go with backbone = {backbone}",
                 f"give {wanted}" if narrow else f"write {key} = []: only the narrow backbone takes it",
             )
+    if data["source"] == "folder" and (data["train_images"] or data["val_images"]):
+        raise BenchError(
+            f'{workload.path}: [data] source = "folder" takes every picture of the folder, '
+            f"not {data['train_images']} and {data['val_images']}",
+            "write train_images = 0 and val_images = 0",
+        )
     if data["source"] == "scenes" and not (data["train_images"] and data["val_images"]):
         raise BenchError(
             f'{workload.path}: [data] source = "scenes" needs train_images and val_images above 0',

@@ -30,7 +30,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(runner, "plan", functools.partial(runner.plan, trainer=TRAINER))
     monkeypatch.setattr(runner, "run", functools.partial(runner.run, trainer=TRAINER))
     (tmp_path / "photographs.toml").write_text(
-        'extends = "mini"\ntitle = "photographs"\n[data]\nsource = "folder"\n[train]\nat_once = 1\n'
+        'extends = "mini"\ntitle = "photographs"\n'
+        '[data]\nsource = "folder"\ntrain_images = 0\nval_images = 0\n'
+        "[train]\nat_once = 1\n"
     )
     (tmp_path / "pictures").mkdir()
     return tmp_path

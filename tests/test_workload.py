@@ -73,6 +73,7 @@ def test_the_system_of_a_run_is_the_workloads_with_the_recipes_over_it(tmp_path:
         ("[data]\nval_images = 0", '[data] source = "scenes" needs train_images and val_images above 0'),
         ("[data]\nsource = 'camvid'", '[data] source is "camvid"; it must be "scenes" or "folder"'),
         ("[train]\nepochs = 0", "[train] epochs is 0; it must be a whole number, 1 or more"),
+        ("[data]\nsource = 'folder'", '[data] source = "folder" takes every picture of the folder, not 768'),
         ("[train]\nthreads = -1", "[train] threads is -1; it must be a whole number, 0 or more"),
         (
             "[evaluation]\ntarget_miou = 101",
