@@ -16,7 +16,7 @@ import click
 from bench import BenchError, __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bench.recipe import Recipe
     from bench.runner import Outcome, Result, Run
@@ -43,6 +43,17 @@ class _Commands(click.Group):
 def main() -> None:
     """The entry point of `segbench` and `python -m bench`."""
     cli(prog_name="segbench")
+
+
+def _results_option(about: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--results",
+        type=click.Path(path_type=Path),
+        default=RESULTS,
+        show_default=True,
+        metavar="DIR",
+        help=about,
+    )
 
 
 def _print_version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -103,14 +114,7 @@ def cli() -> None:
     help="One that ships, or a path.",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are.")
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=RESULTS,
-    show_default=True,
-    metavar="DIR",
-    help="Where the records go: DIR/<workload>/<recipe>/seed-<n>/.",
-)
+@_results_option("Where the records go: DIR/<workload>/<recipe>/seed-<n>/.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -233,14 +237,7 @@ def _names(outcomes: list[Outcome], shown: int = 3) -> str:
 
 
 @cli.command()
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=RESULTS,
-    show_default=True,
-    metavar="DIR",
-    help="The records to report on.",
-)
+@_results_option("The records to report on.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
