@@ -19,7 +19,7 @@ LAYERS = """
     | __main__ cli
     train artifacts | report check figures tables runner progress doctor prepare
     learner evaluate steps batches replicas transform pretrained model optim checkpoint device \
-        | machine nvml dataset scenes places scenery brush streams
+        | machine nvml dataset download draft archive scenes places scenery brush streams
     | workload recipe settings assets record stats clock
     | __init__
 """

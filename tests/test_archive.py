@@ -1,0 +1,140 @@
+"""What data sets come in: what is read, and every archive that is refused before anything is unpacked."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError, archive
+from bench.archive import open_source
+from tests.fake_data import Watcher, pack, unpack
+
+FILES = {"top/a.txt": b"first", "top/below/b.txt": b"second" * 1000, "other.txt": b"third"}
+
+
+@pytest.fixture(params=["folder", "zip"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "folder":
+        return unpack(tmp_path / "files", FILES)
+    pack(tmp_path / "files.zip", FILES)
+    return tmp_path / "files.zip"
+
+
+# What is read
+
+
+def test_a_folder_and_a_zip_hold_the_same_files(source: Path) -> None:
+    with open_source(source) as opened:
+        assert opened.folders() == ["top"]
+        for folder, name in (("", "other.txt"), ("top", "a.txt"), ("top/below", "b.txt")):
+            [file] = opened.files(folder)
+            path = f"{folder}/{name}".lstrip("/")
+            assert (file.name, file.size, file.read()) == (name, len(FILES[path]), FILES[path])
+
+
+def test_a_folder_that_is_not_there_has_no_files(source: Path) -> None:
+    with open_source(source) as opened:
+        assert opened.files("nowhere") == opened.files("other.txt") == []
+
+
+def test_both_checksums_are_taken_in_one_reading(tmp_path: Path) -> None:
+    path, watcher = tmp_path / "files.zip", Watcher()
+    wanted = pack(path, FILES)
+    archive.check(path, wanted, watcher("checksums", "bytes"))
+    assert watcher.news == [(path.stat().st_size, path.stat().st_size)]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1"])
+def test_another_checksum_is_refused_with_where_to_get_it(tmp_path: Path, digest: str) -> None:
+    path = tmp_path / "files.zip"
+    wanted = dataclasses.replace(pack(path, FILES), **{digest: "0" * 32})
+    with pytest.raises(BenchError, match=r"files.zip \(\d+ bytes\) is not the published files.zip") as caught:
+        archive.check(path, wanted, Watcher().tell)
+    assert "Ask a friend." in caught.value.hint
+
+
+def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="there is no .*nowhere"):
+        open_source(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("length", [2, 3, 20, 60, 300])
+def test_a_truncated_archive_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "files.zip"
+    wanted = pack(path, FILES)
+    path.write_bytes(path.read_bytes()[:length])
+    for refuse in (lambda: open_source(path), lambda: archive.check(path, wanted, Watcher().tell)):
+        with pytest.raises(BenchError, match=f"files.zip is cut off: {length} bytes"):
+            refuse()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>503</html>", b"\x1f\x8b tar"])
+def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "files.zip"
+    path.write_bytes(content)
+    with pytest.raises(BenchError, match="files.zip is not a zip archive"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "danger"),
+    [
+        ("/etc/passwd", "absolute"),
+        ("\\windows\\x", "absolute"),
+        ("C:/windows/x", "absolute"),
+        ("c:x", "absolute"),
+        ("../x", "leads out"),
+        ("a/../../x", "leads out"),
+        ("a\\..\\..\\x", "leads out"),
+    ],
+)
+def test_members_that_would_land_elsewhere_are_refused(tmp_path: Path, name: str, danger: str) -> None:
+    pack(tmp_path / "files.zip", {**FILES, name: b"evil"})
+    with pytest.raises(BenchError, match=danger) as caught:
+        open_source(tmp_path / "files.zip")
+    assert repr(name) in caught.value.message
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
+    member = zipfile.ZipInfo("link")
+    member.external_attr = (kind | 0o644) << 16
+    pack(tmp_path / "files.zip", {member: b"/etc/passwd"})
+    with pytest.raises(BenchError, match="'link', which is a link or a device"):
+        open_source(tmp_path / "files.zip")
+
+
+def test_names_with_dots_and_colons_are_harmless(tmp_path: Path) -> None:
+    pack(tmp_path / "files.zip", {"a..b/..c": b"x", "time 12:30": b"y"})
+    with open_source(tmp_path / "files.zip") as opened:
+        assert [file.read() for file in opened.files("a..b") + opened.files("")] == [b"x", b"y"]
+
+
+def test_a_damaged_member_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w") as packed:  # stored: a flipped bit shows in nothing but the CRC
+        packed.writestr("a/b.png", b"pixels")
+    path.write_bytes(path.read_bytes().replace(b"pixels", b"pixelz", 1))
+    with open_source(path) as opened, pytest.raises(BenchError, match=r"a/b.png in .*zip is damaged: .*CRC"):
+        opened.files("a")[0].read()
+
+
+def test_every_damage_to_an_archive_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "files.zip"
+    pack(path, FILES)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            with open_source(path) as opened:
+                found = {f"top/{file.name}": file.read() for file in opened.files("top")}
+        except BenchError:
+            continue
+        assert all(FILES.get(name, content) == content for name, content in found.items())
