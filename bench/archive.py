@@ -70,11 +70,14 @@ class Source(Protocol):
 
 def open_source(path: Path) -> Source:
     """The folder or zip at `path`. BenchError: there is none, or the zip is cut off or not to be trusted."""
-    if path.is_dir():
-        return Folder(path)
-    if path.is_file():
-        return Zip(path)
-    raise BenchError(f"there is no {path}", "name a folder or a zip archive that is there as SOURCE")
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "name a folder or a zip archive that is there as SOURCE"
+        raise BenchError(f"there is no {path}", hint) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Folder(path) if is_folder else Zip(path)
 
 
 def check(path: Path, archive: Archive, tell: Tell) -> None:

@@ -40,9 +40,14 @@ def fetch(wanted: Archive, folder: Path, watch: Watch, pause: Callable[[float], 
         folder.mkdir(parents=True, exist_ok=True)
         file = partial.open("a+b", buffering=0)  # so that nothing is left to fail when it is closed
     with file:
-        if not lock(file.fileno()) or path.exists():  # the other may have ended between our two looks
+        # the other may have ended between our two looks
+        if not lock(file.fileno(), partial) or path.exists():
             raise BenchError(f"another segbench fetches {partial}", f"wait for it, {GO_ON}")
-        _fetch_all(wanted, partial, file, watch, pause)
+        try:
+            _fetch_all(wanted, partial, file, watch, pause)
+        finally:
+            if file.tell() == 0:
+                partial.unlink(missing_ok=True)
         try:
             archive.check(partial, wanted, watch(f"checksums of {path.name}", "bytes"))
         except BenchError as error:  # whole and wrong: nothing can be joined to it
@@ -60,7 +65,7 @@ def fetch(wanted: Archive, folder: Path, watch: Watch, pause: Callable[[float], 
 def _fetch_all(
     wanted: Archive, partial: Path, file: FileIO, watch: Watch, pause: Callable[[float], None]
 ) -> None:
-    """Ask for what is missing until all of it is there; tries that bring nothing are counted."""
+    """Ask for what is missing until all of it is there; give up after some tries that bring nothing."""
     what, most, vain = f"fetching {wanted.name}", file.tell(), 0
     while True:
         try:
@@ -106,12 +111,12 @@ def _fetch_rest(url: str, partial: Path, file: FileIO, tell: Tell) -> bool:
                 return False
         else:  # the whole, as from a server that knows no ranges, or has another version by now
             _start_over(file)
-            total = int(response.headers.get("Content-Length") or 0)
+            total = response.length or 0
             with writing(partial):
                 _etag(partial).write_text(response.headers.get("ETag", ""), encoding="utf-8")
         check_room(partial, total - file.tell())
         while block := response.read1(BLOCK):
-            with writing(partial):
+            with writing(partial, total - file.tell()):
                 _write(file, block)
             tell(file.tell(), total)
     return file.tell() >= total

@@ -39,11 +39,15 @@ class Draft:
         with writing(self.folder):
             for path in [path for path in self.folder.rglob("*") if path.is_file() and path not in paths]:
                 path.unlink()  # of another source, which was given up
-            for folder in {path.parent for path in paths}:
-                folder.mkdir(parents=True, exist_ok=True)
         check_room(self.folder, sum(file.size for path, file in paths.items() if not path.exists()))
+        needed = sum(file.size for file in files)
         for done, (path, file) in enumerate(paths.items(), 1):
-            _write(path, file)
+            content = file.read()
+            with writing(path, needed):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists() or path.read_bytes() != content:
+                    path.write_bytes(content)
+            needed -= file.size
             tell(done, len(paths))
 
     def publish(self) -> None:
@@ -65,38 +69,42 @@ def open_draft(name: Path) -> Iterator[Draft]:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # the other may have published between our two looks: then what we hold has its name already
-        if not lock(handle) or is_taken(name):
+        if not lock(handle, folder) or is_taken(name):
             raise BenchError(f"another segbench prepares {name}", f"wait for it, {GO_ON}")
         yield Draft(name, folder)
     finally:
-        os.close(handle)
         with contextlib.suppress(OSError):
             folder.rmdir()  # leaves no empty folder behind
+        os.close(handle)
 
 
 def is_taken(name: Path) -> bool:
-    """Whether something other than an empty folder has this name."""
-    return os.path.lexists(name) and not (name.is_dir() and not any(name.iterdir()))
+    """Whether something other than an empty folder has this name. BenchError: nobody may look."""
+    with writing(name):
+        return os.path.lexists(name) and not (name.is_dir() and not any(name.iterdir()))
 
 
-def lock(handle: int) -> bool:
-    """Lock an open file or folder until it is closed or the process dies. False: another has it."""
+def lock(handle: int, path: Path) -> bool:
+    """Lock `path`, open as `handle`, until it is closed or the process dies. False: another has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise BenchError(f"cannot lock {path}: {error.strerror}", "name a DEST on a local disk") from error
     return True
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while `path` is written into a BenchError."""
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns whatever goes wrong while `path` is written into a BenchError; `needed`: bytes still to write."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            wanted = f"{needed:,} bytes are needed, " if needed > 0 else ""
             raise BenchError(
-                f"the disk is full: cannot write {path}, {_free(path):,} bytes are free",
+                f"the disk is full: cannot write {path}; {wanted}{_free(path):,} are free",
                 f"free some space, {GO_ON}",
             ) from error
         raise BenchError(
@@ -111,13 +119,6 @@ def check_room(folder: Path, needed: int) -> None:
             f"the disk of {folder} is too full: {needed:,} bytes are needed, {free:,} are free",
             f"free {needed - free:,} bytes, {GO_ON}",
         )
-
-
-def _write(path: Path, file: File) -> None:
-    content = file.read()
-    with writing(path):
-        if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
 
 
 def _free(path: Path) -> int:

@@ -1,4 +1,6 @@
-"""What a person sees while a matrix runs: a live board on a terminal, plain lines anywhere else.
+"""What a person sees while work goes on: a live picture on a terminal, plain lines anywhere else.
+
+A matrix of runs has a board, `prepare` a bar a stage.
 
 `Board` knows the state of every run and how long the rest will take; `Live` and `Lines` draw it. Whoever
 runs the matrix calls `start`, `tell`, `end`, `tick` and `stopping`, and knows nothing of how it looks.
@@ -345,12 +347,17 @@ def _headline(board: Board, key: Key) -> Text:
 
 
 def _bars(*cells: Any) -> Table:
-    """A line of fixed columns, so that nothing jumps."""
-    bars = Table.grid(padding=(0, 2, 0, 0))
-    for width in (3, BAR, 10, 11, 9, 12):
-        bars.add_column(no_wrap=True, min_width=width)
-    bars.add_row(*cells)
-    return bars
+    return _aligned((3, BAR, 10, 11, 9, 12), cells)
+
+
+def _aligned(widths: Iterable[int], *rows: Iterable[Any]) -> Table:
+    """Lines of fixed columns, so that nothing jumps."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in widths:
+        table.add_column(no_wrap=True, min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _run_bar(board: Board, key: Key) -> tuple[Any, ...]:
@@ -374,6 +381,78 @@ def _matrix_bar(board: Board) -> tuple[Any, ...]:
         f"{duration(board.now() - board.opened)} gone",
         "",
         f"{duration(left)} left" if left is not None and done < total else "",
+    )
+
+
+@dataclass
+class Stage:
+    """A part of some work, and its first and last news: (done, seconds). `unit` "bytes" is shown in MB."""
+
+    what: str
+    unit: str
+    total: int = 0
+    first: tuple[int, float] | None = None
+    last: tuple[int, float] = (0, 0.0)
+
+
+class Stages:
+    """Work in stages, one after the other: a bar each where `console` is a terminal, else a line each."""
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        self.stages: list[Stage] = []
+        self._console = console
+        self._now = now
+        self._drawn = float("-inf")
+        self._live: RichLive | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = RichLive(
+                console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+            )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._draw()
+            self._live.stop()
+
+    def begin(self, what: str, unit: str) -> Callable[[int, int], None]:
+        """Begin a stage. Tell what is returned how much is done, and of how much; 0 in all: not known."""
+        self.stages.append(Stage(what, unit))
+        if self._live:
+            self._draw()
+        else:
+            self._console.print(what, markup=False, highlight=False, soft_wrap=True)
+        return self._tell
+
+    def _tell(self, done: int, total: int) -> None:
+        stage, now = self.stages[-1], self._now()
+        stage.total, stage.last = total, (done, now)
+        stage.first = stage.first or stage.last
+        if self._live and (now - self._drawn >= REDRAW_S or done == total):
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = self._now()
+        if self._live:
+            bars = map(_stage_bar, self.stages)
+            self._live.update(_aligned((4, BAR, 12, 11, 12), *bars), refresh=True)
+
+
+def _stage_bar(stage: Stage) -> tuple[Any, ...]:
+    share, unit = (1e-6, "MB") if stage.unit == "bytes" else (1, stage.unit)
+    (done, now), (before, since) = stage.last, stage.first or stage.last
+    pace = (done - before) / (now - since) if now > since else 0
+    left = (stage.total - done) / pace if pace else 0
+    return (
+        stage.what,
+        ProgressBar(total=stage.total or 1, completed=done, width=BAR),
+        f"{done * share:.0f}/{stage.total * share:.0f} {unit}" if stage.total else "",
+        f"{speed(pace * share)} {unit}/s" if pace else "",
+        f"{duration(left)} left" if left > 0 else "",
     )
 
 

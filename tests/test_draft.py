@@ -100,6 +100,15 @@ def test_a_draft_belongs_to_one_process(tmp_path: Path) -> None:
     assert tree(tmp_path / "data") == CONTENTS
 
 
+def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(BenchError, match="cannot lock .*No locks available"), open_draft(tmp_path / "data"):
+        pass
+
+
 def test_a_draft_whose_name_was_taken_meanwhile_is_refused(tmp_path: Path) -> None:
     make(tmp_path / "data")
     with pytest.raises(BenchError, match="another segbench"), open_draft(tmp_path / "data"):
@@ -117,7 +126,7 @@ def test_too_little_room_is_said_before_anything_is_written(
     ):
         opened.fill(files(), Watcher().tell)
     assert caught.value.hint.startswith("free 4 bytes, then type the same command again")
-    assert tree(tmp_path) == {}
+    assert os.listdir(tmp_path) == []
 
 
 def test_only_what_is_missing_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +150,9 @@ def test_a_disk_that_fills_up_is_said_and_what_is_written_stays(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(BenchError, match=r"the disk is full: cannot write .*list.txt, [\d,]+ bytes are free"):
+    with pytest.raises(
+        BenchError, match=r"the disk is full: cannot write .*list.txt; 2 bytes are needed, [\d,]+ are free"
+    ):
         make(tmp_path / "data")
     monkeypatch.undo()
     assert set(tree(tmp_path / ".data.partial")) == set(CONTENTS)

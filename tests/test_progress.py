@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -338,3 +339,68 @@ def test_the_summary_has_mean_spread_and_count() -> None:
         ["01-longer", "39.50", "1", "1180", "16.3"],
         ["03-half", "-", "1", "-", "-"],
     ]
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+def test_without_a_terminal_each_stage_is_a_line() -> None:
+    console = pipe()
+    with progress.Stages(console) as stages:
+        tell = stages.begin("unpacking [a]", "files")
+        for done in range(101):
+            tell(done, 100)
+        stages.begin("verifying", "pairs")
+    assert text(console) == "unpacking [a]\nverifying\n"
+
+
+def lines(console: Console, what: str) -> list[str]:
+    """The drawings of the line that begins with `what`, without the bar."""
+    return [
+        " ".join(re.sub("[━╸╺]", "", line).split())
+        for line in text(console).splitlines()
+        if re.sub(r"\x1b\[\S*?[A-Za-z]", "", line).strip().startswith(what)
+    ]
+
+
+def stage_line(time: Time, unit: str, *news: tuple[int, int]) -> str:
+    """The last drawing of a stage that is told something every two seconds."""
+    console = terminal()
+    with progress.Stages(console, now=time) as stages:
+        tell = stages.begin("working", unit)
+        for done, total in news:
+            tell(done, total)
+            time.seconds += 2
+    return lines(console, "working")[-1]
+
+
+def test_a_stage_shows_how_much_how_fast_and_how_long_still(time: Time) -> None:
+    line = stage_line(time, "files", (0, 100), (20, 100))
+    assert line.endswith("working 20/100 files 10 files/s 0:08 left")
+
+
+def test_bytes_are_shown_in_megabytes(time: Time) -> None:
+    line = stage_line(time, "bytes", (0, 967_000_000), (400_000_000, 967_000_000))
+    assert line.endswith("working 400/967 MB 200 MB/s 0:03 left")
+
+
+def test_what_was_done_before_does_not_count_as_fast(time: Time) -> None:
+    assert "10 files/s" in stage_line(time, "files", (60, 100), (80, 100))
+
+
+def test_a_stage_of_unknown_length_shows_no_time_left(time: Time) -> None:
+    assert stage_line(time, "bytes", (0, 0), (4_000_000, 0)).endswith("working 2.0 MB/s")
+
+
+def test_a_stage_that_is_done_stays_as_it_was(time: Time) -> None:
+    console = terminal()
+    with progress.Stages(console, now=time) as stages:
+        tell = stages.begin("first", "files")
+        tell(0, 20)
+        time.seconds += 2
+        tell(20, 20)
+        tell = stages.begin("second", "files")
+        time.seconds += 100
+        tell(1, 2)
+    assert lines(console, "first")[-1].endswith("first 20/20 files 10 files/s")
+    assert lines(console, "second")[-1].endswith("second 1/2 files")
