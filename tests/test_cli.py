@@ -16,7 +16,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import BenchError, __version__, cli, record, runner
+from bench import BenchError, __version__, cli, prepare, record, runner
+from bench.archive import Watch
 from tests import fake_train
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,10 @@ def test_the_version_names_torch_without_importing_it() -> None:
         ["run", "--recipes", "all"],
         ["report", "--target", "101"],
         ["recipes", "diff", "00"],
+        ["prepare", "camvid", "source"],
+        ["prepare", "ade20k", "only-one"],
+        ["prepare", "ade20k", "--download", "source", "dest"],
+        ["prepare", "ade20k", "one", "two", "three"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], place: Path) -> None:
@@ -167,6 +172,13 @@ EXTENDS = 'extends = "00-mmseg-baseline"\ntitle = "mine"\n'
         (["recipes", "show", "nope"], {}),
         (["recipes", "diff", "00", "nope"], {}),
         (["report"], {}),
+        (["prepare", "camvid", "nowhere", "data"], {}),
+        (["prepare", "camvid", "pictures", "data"], {}),
+        (["prepare", "camvid", "pictures", "pictures/data"], {}),
+        (["prepare", "ade20k", "pictures", "data"], {}),
+        (["prepare", "ade20k", "page.zip", "data"], {"page.zip": "<html>"}),
+        (["prepare", "ade20k", "cut.zip", "data"], {"cut.zip": "PK and no more"}),
+        (["prepare", "ade20k", "a.zip", "file"], {"file": ""}),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_of_what_and_one_of_what_to_do(
@@ -178,7 +190,7 @@ def test_bad_input_is_one_line_of_what_and_one_of_what_to_do(
     done = call(*arguments)
     assert done.exit_code == 1, done.output
     assert done.stdout == ""
-    what, hint = [line for line in done.stderr.splitlines() if not line.startswith("drawing")]
+    what, hint = [line for line in done.stderr.splitlines() if not line.startswith(("drawing", "checksums"))]
     assert what.startswith("Error: ")
     assert hint.startswith("Hint: ")
     assert list(place.glob("results/local/**/log.txt")) == []
@@ -404,3 +416,52 @@ def test_the_fake_trainer_has_what_the_real_one_has() -> None:
     for name in ("train", "facts", "Interrupted"):
         assert hasattr(fake_train, name)
         assert name in source
+
+
+# -------------------------------------------------------------------------------------------------- prepare
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, *arguments: str, **known: Any) -> Result:
+    """`segbench prepare` where nothing is left to do but to say what was done."""
+    made = prepare.Prepared({"training": 20_210, "validation": 2_000}, **known)
+
+    def make(source: Path | None, dest: Path, watch: Watch) -> prepare.Prepared:
+        watch(f"writing {dest}", "files")(1, 1)
+        return made
+
+    monkeypatch.setattr(prepare, "ade20k", make)
+    monkeypatch.setattr(prepare, "camvid", make)
+    return call("prepare", *arguments)
+
+
+def test_a_data_set_that_is_ready_is_named_with_the_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = prepared(monkeypatch, "camvid", "SegNet", "my data")
+    assert done.stderr == "writing my data\n"
+    assert done.stdout.splitlines() == [
+        "my data is ready: camvid, 20,210 training and 2,000 validation pairs, verified",
+        "CamVid is for personal and research use (CC BY-NC)",
+        "Next: segbench run --workload camvid --data 'my data'",
+    ]
+
+
+def test_a_data_set_that_was_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = prepared(monkeypatch, "ade20k", "a.zip", "data", before=True)
+    assert done.stdout.startswith("data was there already: ade20k, 20,210 training")
+
+
+def test_a_fetched_archive_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = prepared(monkeypatch, "ade20k", "--download", "data", archive=Path("ADE.zip"))
+    assert "The archive stays at ADE.zip" in done.stdout
+
+
+def test_an_interrupted_prepare_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "camvid", make)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/segbench", "prepare", "camvid", "SegNet", "my data"])
+    done = call("prepare", "camvid", "SegNet", "my data")
+    assert done.exit_code == 130
+    assert done.stderr.endswith(
+        "What is done stays; this goes on with it:\n  segbench prepare camvid SegNet 'my data'\n"
+    )
