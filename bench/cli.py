@@ -114,6 +114,12 @@ def cli() -> None:
     help="One that ships, or a path.",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder or file with torchvision's weights; else they are fetched.",
+)
 @_results_option("Where the records go: DIR/<workload>/<recipe>/seed-<n>/.")
 @click.option(
     "--device",
@@ -131,6 +137,7 @@ def run(
     seeds: int,
     workload_name: str,
     data: Path | None,
+    weights: Path | None,
     results: Path,
     device: str,
     deterministic: bool,
@@ -162,6 +169,7 @@ def run(
             seeds,
             results,
             data=data,
+            weights=weights,
             device=device,
             command=command,
             deterministic=deterministic,
