@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bench import BenchError
-from bench.dataset import IGNORE, Dataset
+from bench.dataset import Dataset
 from bench.streams import AUGMENT, ORDER, stream
 from bench.transform import DRAWS, color, crop_sample
 
@@ -114,16 +114,3 @@ def _unpacked(loader: Iterator[Batch | BenchError]) -> Iterator[Batch]:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def random_batch(count: int, crop: int, classes: int, rng: np.random.Generator) -> Batch:
-    """A batch of noise in the shape of a real one, for warming up."""
-    labels = rng.integers(0, classes, (count, crop, crop), np.uint8)
-    labels[:, 0] = IGNORE
-    places = torch.tensor([[0, crop]]).expand(count, 2)
-    return Batch(
-        torch.from_numpy(rng.integers(0, 256, (count, crop, crop, 3), np.uint8)).permute(0, 3, 1, 2),
-        torch.from_numpy(labels),
-        torch.from_numpy(rng.random((count, 9), np.float32)),
-        places,
-    )

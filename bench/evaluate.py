@@ -8,7 +8,7 @@ resized to the original size, the label never. Single scale, no flip.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch import Tensor
 from bench.dataset import IGNORE, Dataset
 from bench.model import DeepLab, resize
 from bench.transform import normalise
+
+Scored = Iterable[tuple[Tensor, Tensor]]  # pictures (N, 3, h, w) and labels (N, H, W), uint8
 
 
 class Validation:
@@ -31,6 +33,9 @@ class Validation:
         self.dataset, self.protocol, self.crop = dataset, protocol, crop
         self.batch_size = batch_size if protocol == "squash" else 1
         self.kept = list(self._batches()) if protocol == "squash" and dataset.kept is not None else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (N, 3, h, w) uint8 and labels (N, H, W) uint8."""
@@ -49,13 +54,21 @@ class Validation:
             size = (self.crop, self.crop)
             label = label.resize(size, Image.Resampling.NEAREST)
         else:
-            ratio = self.crop / min(image.size)
-            size = (round(image.width * ratio), round(image.height * ratio))
+            size = native_size(image.width, image.height, self.crop)
         return np.array(image.resize(size, Image.Resampling.BILINEAR)), np.array(label)
 
 
+def native_size(width: int, height: int, crop: int) -> tuple[int, int]:
+    """Width and height under `native`: the short side `crop`, the long one at most four times that.
+
+    mmsegmentation's test scale of (2048, 512) with its ratio kept, for any crop.
+    """
+    ratio = min(crop / min(width, height), 4 * crop / max(width, height))
+    return int(width * ratio + 0.5), int(height * ratio + 0.5)
+
+
 @torch.inference_mode()
-def evaluate(model: DeepLab, validation: Validation, device: torch.device, classes: int) -> Tensor:
+def evaluate(model: DeepLab, validation: Scored, device: torch.device, classes: int) -> Tensor:
     """The confusion matrix (classes, classes) int64 on the CPU: rows are labels, columns predictions."""
     model.eval()
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
@@ -75,11 +88,13 @@ def predict(model: DeepLab, images: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def score(confusion: Tensor) -> dict[str, Any]:
-    """`miou`, `pixel_accuracy`, `mean_accuracy` in points and `iou`, a list with None for absent classes.
+    """`miou`, `miou_official`, `pixel_accuracy`, `mean_accuracy` in points and `iou`, a list with None for
+    absent classes.
 
-    IoU is intersection over union summed over the whole set; the mean leaves out classes that occur neither
-    in labels nor in predictions (mmsegmentation's and Composer's way). mean_accuracy averages over the
-    classes of the labels. All NaN-free: no valid pixel at all scores 0.
+    IoU is intersection over union summed over the whole set; its mean leaves out classes that occur neither
+    in labels nor in predictions (mmsegmentation's and Composer's way), or counts them as 0 (miou_official,
+    the way of the scene-parsing challenge's own script). mean_accuracy averages over the classes of the
+    labels. All NaN-free: no valid pixel at all scores 0.
     """
     counts = confusion.double()
     hit, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -88,6 +103,7 @@ def score(confusion: Tensor) -> dict[str, Any]:
     recall = [100 * h / n for h, n in zip(hit.tolist(), labelled.tolist(), strict=True) if n]
     return {
         "miou": _mean([value for value in iou if value is not None]),
+        "miou_official": _mean([value or 0.0 for value in iou]),
         "pixel_accuracy": 100 * float(hit.sum()) / max(float(counts.sum()), 1.0),
         "mean_accuracy": _mean(recall),
         "iou": iou,

@@ -6,6 +6,7 @@ It knows a recipe, a workload and a device, and nothing of clocks, records or fi
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import device, evaluate, optim, pretrained, replicas, workload
+from bench import device, evaluate, noise, optim, pretrained, replicas, workload
 from bench import model as models
-from bench.batches import Batch, random_batch
-from bench.evaluate import Validation
+from bench.batches import Batch
+from bench.evaluate import Scored
 from bench.recipe import Recipe
-from bench.streams import WARM_UP, stream
+from bench.streams import WARM_UP
 from bench.workload import Workload
 
 WARM_UP_STEPS = 3
@@ -27,10 +28,13 @@ WARM_UP_STEPS = 3
 class Learner:
     """Model, optimiser and gradient scaler of one run on one device, initialised from `seed`.
 
+    `weights`: where torchvision's weight files lie, as `pretrained.load_backbone` takes it.
     BenchError: the weights that the recipe starts from cannot be had.
     """
 
-    def __init__(self, recipe: Recipe, work: Workload, seed: int, where: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, work: Workload, seed: int, where: torch.device, weights: Path | None = None
+    ) -> None:
         self.recipe, self.seed, self.device = recipe.values, seed, where
         self.crop, self.replicas = work.values["train"]["crop"], work.values["train"]["replicas"]
         self.batch_size = self.recipe["optim"]["batch_size"]
@@ -42,15 +46,15 @@ class Learner:
         )
         self.scaler = torch.amp.GradScaler(where.type, enabled=self.precision == "fp16")
         self.layout = torch.channels_last if system["channels_last"] else torch.contiguous_format
-        self.model = self._build(work.values["model"])
+        self.model = self._build(work.values["model"], weights)
         self.optimizer = optim.build(self.recipe["optim"], self.model)
 
-    def _build(self, settings: Any) -> models.DeepLab:
+    def _build(self, settings: Any, place: Path | None) -> models.DeepLab:
         torch.manual_seed(self.seed)
         model = models.build(settings, self.classes)
         weights = self.recipe["model"]["weights"]
         if weights != "none":
-            pretrained.load_backbone(model, settings["backbone"], settings[weights])
+            pretrained.load_backbone(model, settings["backbone"], settings[weights], place)
         return model.to(memory_format=self.layout).to(self.device).train()
 
     def train_step(self, batch: Batch, step: int, lr: float) -> Tensor:
@@ -69,7 +73,7 @@ class Learner:
         self.scaler.update()
         return loss
 
-    def evaluate(self, validation: Validation) -> Tensor:
+    def evaluate(self, validation: Scored) -> Tensor:
         """The confusion matrix (classes, classes) over the validation set, on the CPU."""
         with self.autocast:
             return evaluate.evaluate(self.model, validation, self.device, self.classes)
@@ -82,18 +86,19 @@ class Learner:
         self.model.train()
         return prediction.cpu()
 
-    def warm_up(self, validation: Validation) -> int:
+    def warm_up(self, validation: Scored) -> int:
         """Steps on noise and one batch of evaluation, so that the first real step finds everything in place.
 
         Everything is put back as it was. Returns the FLOPs of one training image, forward and backward.
         """
         before = _copy(self.state())
-        rng = stream(self.seed, WARM_UP)
         flops = 0
         for number in range(WARM_UP_STEPS):
-            noise = random_batch(self.batch_size, self.crop, self.classes, rng)
+            batch = noise.batch(
+                self.batch_size, self.crop, self.classes, (self.seed, WARM_UP, number), self.device
+            )
             with FlopCounterMode(display=False) if number == 0 else contextlib.nullcontext() as counter:
-                self.train_step(noise, step=0, lr=0.0)
+                self.train_step(batch, step=0, lr=0.0)
             if counter is not None:
                 flops = counter.get_total_flops() // self.batch_size
         images, labels = next(iter(validation))

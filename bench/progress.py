@@ -61,7 +61,7 @@ class Board:
     now: Callable[[], float] = time.monotonic
     cells: dict[Key, Cell] = field(init=False)
     running: dict[Key, Progress | None] = field(default_factory=dict)
-    drawn: tuple[int, int] | None = None  # scenes: done, in all
+    preparing: tuple[str, int, int] | None = None  # what is done before anything is trained: done, in all
     stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Board:
         self._started: dict[Key, tuple[int, float]] = {}  # place in the matrix, when
 
     def start(self, key: Key) -> None:
-        self.drawn = None
+        self.preparing = None
         self.running[key] = None
         self._started[key] = self.ended() + len(self.running), self.now()
         self.cells[key].status = "running"
@@ -130,8 +130,8 @@ class Display(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def prepare(self, done: int, total: int) -> None:
-        """So many of the scenes are drawn, before anything is trained."""
+    def prepare(self, what: str, done: int, total: int) -> None:
+        """How far something is that comes before all training: "drawing 960 scenes, once"."""
 
     def start(self, key: Key, resumed: bool) -> None:
         """The run begins to train, or goes on from its checkpoint."""
@@ -174,10 +174,10 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def prepare(self, done: int, total: int) -> None:
-        if self.board.drawn is None:
-            self._print(f"drawing {total} scenes, once")
-        self.board.drawn = done, total
+    def prepare(self, what: str, done: int, total: int) -> None:
+        if self.board.preparing is None or self.board.preparing[0] != what:
+            self._print(what)
+        self.board.preparing = what, done, total
 
     def start(self, key: Key, resumed: bool) -> None:
         if self._skipped:
@@ -257,8 +257,8 @@ class Live:
         self._draw()
         self._live.stop()
 
-    def prepare(self, done: int, total: int) -> None:
-        self.board.drawn = done, total
+    def prepare(self, what: str, done: int, total: int) -> None:
+        self.board.preparing = what, done, total
         self.tick()
 
     def start(self, key: Key, resumed: bool) -> None:
@@ -301,7 +301,7 @@ MARKS: Mapping[str, tuple[str, str]] = {  # status -> what the cell says where t
 
 def picture(board: Board, height: int) -> Group:
     """The board as it is now; without the grid where it would not fit into `height` lines."""
-    parts: list[Any] = [_news(board)] if board.stopping or board.drawn else []
+    parts: list[Any] = [_news(board)] if board.stopping or board.preparing else []
     for key in board.running:
         parts += [_headline(board, key), _bars(*_run_bar(board, key))]
     parts.append(_bars(*_matrix_bar(board)))
@@ -337,7 +337,8 @@ def _mark(board: Board, key: Key) -> Text:
 def _news(board: Board) -> Text:
     if board.stopping:
         return Text(STOPPING, style="yellow")
-    return Text("drawing {} of {} scenes, once".format(*(board.drawn or (0, 0))))
+    what, done, total = board.preparing or ("", 0, 0)
+    return Text(f"{what}: {100 * done // max(1, total)} %")
 
 
 def _headline(board: Board, key: Key) -> Text:

@@ -6,6 +6,7 @@ checks read that declaration. Unknown is null with a reason in `unmeasured`, nev
 
 History of the schema
     1   first
+    2   final_miou_official; older records: from per_class_iou, which says as much
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bench import BenchError
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
 
 Direction = Literal["more", "less", "neither"]
@@ -88,6 +89,7 @@ FIELDS: tuple[Field, ...] = (
     *_group(
         "quality",
         ("final_miou", "points", "more", "mIoU of the last evaluation; absent classes are left out."),
+        ("final_miou_official", "points", "more", "The same, absent classes counted as 0: ADE20K's way."),
         ("best_miou", "points", "more", "Highest mIoU of any evaluation."),
         ("final_pixel_accuracy", "points", "more", "Share of the valid pixels that are right, at the end."),
         ("final_mean_accuracy", "points", "more", "Recall, averaged over the classes, at the end."),
@@ -247,7 +249,14 @@ def read(folder: Path) -> dict[str, Any]:
     damage = _damage(run)
     if damage:
         raise BenchError(f"{path} is damaged: {damage}", aside)
-    return blank(**{name: value for name, value in run.items() if name in FIELD})
+    return blank(**{name: value for name, value in _updated(run).items() if name in FIELD})
+
+
+def _updated(run: dict[str, Any]) -> dict[str, Any]:
+    """The record with the fields that later schemas added, where it says enough to know them."""
+    if run["schema"] < 2 and (iou := run.get("per_class_iou")):
+        run["final_miou_official"] = math.fsum(value or 0.0 for value in iou.values()) / len(iou)
+    return run
 
 
 def _damage(run: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,14 @@ PROTOCOLS: Mapping[str, str] = {
 }
 
 
+SCORES = (
+    "Points, of the last evaluation but for the last column. Absent as 0: a class that occurs neither in "
+    "labels nor in predictions counts as 0 in the mean, as ADE20K's own script has it (its challenge score "
+    "is the mean of that and pixel accuracy, under protocol `native`). Pixel accuracy: the share of the "
+    "scored pixels that are right. Mean accuracy: recall, averaged over the classes of the labels."
+)
+
+
 def write(results: Path, out: Path, target: float | None = None) -> list[Path]:
     """Write `<out>/<workload>/report.md` and its PNGs for every workload below `results`; returns the pages.
 
@@ -73,6 +81,7 @@ def compose(ladder: Ladder, folder: Path, target: float | None) -> str:
         _hardware(ladder),
         _blog(ladder, found),
         _figures(ladder, folder, goal),
+        _scores(ladder),
         _classes(ladder),
         _machine(ladder),
         _provenance(ladder, target),
@@ -96,6 +105,8 @@ def _opening(ladder: Ladder, found: Contrasts) -> str:
             text += f", time to train × {pace.delta:.2f} ({verdict})"
         text += ".\n\n"
     images = max(run.record["val_images"] or 0 for rung in ladder.all for run in rung.runs)
+    if ladder.workload.values["data"]["source"] == "noise":
+        text += "**The pictures are noise: the speeds on this page mean something, the scores nothing.**\n\n"
     return text + (
         f"{len(ladder.all)} rung{'s' * (len(ladder.all) > 1)}, {seeds} seed{'s' * (seeds != '1')} each, on "
         f"{_where(ladder)}. Scored by protocol `{ladder.protocol}`: "
@@ -131,7 +142,13 @@ def _quality(ladder: Ladder, found: Contrasts) -> str:
     text += _explain(found)
     told = tables.published(ladder)
     if told:
-        text += f"\nPublished: {told['source']}. {told['note']}\n"
+        text += (
+            f"\nPublished, not measured here: {told['source']}; protocol `{told['protocol']}`, final or best "
+            f"evaluation: {told['scored']}. {told['note']}\n"
+        )
+    elsewhere = tables.others(ladder)
+    if elsewhere:
+        text += f"\n{elsewhere.markdown()}"
     differ = tables.disagreements(ladder)
     if differ:
         text += "\n† These records come from another commit or machine than most of the table:\n\n"
@@ -224,6 +241,10 @@ def _figures(ladder: Ladder, folder: Path, goal: float) -> str:
             text += f"![{picture.title}]({picture.path.name})\n\n"
         text += f"{picture.caption}\n"
     return text
+
+
+def _scores(ladder: Ladder) -> str:
+    return f"## More scores\n\n{tables.scores(ladder).markdown()}\n{SCORES}\n"
 
 
 def _classes(ladder: Ladder) -> str:

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver, reduction, resource_tracker
 from multiprocessing.connection import Connection
@@ -39,7 +39,7 @@ from bench.workload import Workload
 
 __all__ = ["Job", "Outcome", "Progress", "Result", "Run", "plan", "run"]
 
-TRAINER = "bench.train"  # has train(job, tell), facts(device) and the exception Interrupted
+TRAINER = "bench.train"  # has train(job, tell), facts(device), ready(job) and the exception Interrupted
 INTERRUPTED = 130  # exit code of a process that was asked to stop
 PATIENCE_S = 60.0  # how long a run that was asked to stop may take over its checkpoint
 TICK_S = 0.25
@@ -48,9 +48,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Job:
-    """All that the process of a run is given. `data`: the folder of the pictures; None in a plan whose
-    scenes the runner has yet to draw. `command`: the command line that asked for it. `facts`: the machine's
-    fields of the record, as `facts(device)` of the trainer found them."""
+    """All that the process of a run is given. `data`: the folder of the pictures; None for noise, and in a
+    plan whose scenes the runner has yet to draw. `command`: the command line that asked for it. `facts`: the
+    machine's fields of the record, as `facts(device)` of the trainer found them. `weights`: the folder or
+    file that torchvision's weights are in; None: torch's own cache."""
 
     recipe: Recipe
     workload: Workload
@@ -61,6 +62,7 @@ class Job:
     command: str
     deterministic: bool
     facts: Mapping[str, Any]
+    weights: Path | None = None
     runs_at_once: int = 1
     cores: tuple[int, ...] = ()
 
@@ -121,6 +123,7 @@ def plan(
     results: Path,
     *,
     data: Path | None = None,
+    weights: Path | None = None,
     device: str = "auto",
     command: str = "",
     deterministic: bool = False,
@@ -137,12 +140,13 @@ def plan(
             "measure into another folder with --results, then copy what is to be kept",
         )
     _check_data(workload, data)
+    _check_weights(workload, weights)
     for recipe in recipes:
         check_recipe(recipe, workload)
     context = _serve(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
-    facts = {**_ask_facts(context, trainer, device), **_settings(workload, deterministic)}
+    facts = {**_ask(context, trainer, "facts", device), **_settings(workload, deterministic)}
     for recipe in recipes:
         check_recipe(recipe, workload, facts["device"])
     return [
@@ -157,6 +161,7 @@ def plan(
                 command=command,
                 deterministic=deterministic,
                 facts=facts,
+                weights=weights,
                 runs_at_once=len(lanes(workload, facts["device"])),
             )
         )
@@ -173,16 +178,30 @@ def order(recipes: Sequence[Recipe], seeds: int) -> Iterator[tuple[Recipe, int]]
 
 
 def _check_data(workload: Workload, data: Path | None) -> None:
-    if workload.values["data"]["source"] == "scenes":
+    if workload.values["data"]["source"] != "folder":
         if data is not None:
-            raise BenchError(f"workload {workload.name} draws its own pictures", "leave --data out")
+            raise BenchError(f"workload {workload.name} makes its own pictures", "leave --data out")
         return
     if data is None:
         raise BenchError(
-            f"workload {workload.name} is trained on a folder of pictures", "name it with --data DIR"
+            f"workload {workload.name} is trained on a folder of pictures",
+            "name it with --data DIR; `segbench prepare --help` says how to get ADE20K and CamVid",
         )
     if not data.is_dir():
         raise BenchError(f"there is no folder {data}", "name the folder of the pictures with --data DIR")
+
+
+def _check_weights(workload: Workload, weights: Path | None) -> None:
+    if weights is None:
+        return
+    if workload.values["model"]["backbone"] == "narrow":
+        raise BenchError(
+            f"the weights of workload {workload.name} travel with segbench", "leave --weights out"
+        )
+    if not weights.exists():
+        raise BenchError(
+            f"there is no file or folder {weights}", "name what holds torchvision's .pth files with --weights"
+        )
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -284,6 +303,7 @@ def run(
         if queue:
             _check_writable(queue[0].job.results)
             data = _find_data(queue[0].job, display, stop)
+            _ready_weights(queue, context, trainer, display, stop)
             queue = deque(replace(each, job=replace(each.job, data=data)) for each in queue)
             for outcome in _train_all(queue, context, trainer, display, stop, patience_s):
                 outcomes[outcome.job.key] = outcome
@@ -364,22 +384,43 @@ def _check_writable(results: Path) -> None:
 
 
 def _find_data(job: Job, display: Display, stop: _Stop) -> Path | None:
-    """The folder of the matrix's pictures; scenes that were never drawn here are drawn now, once.
+    """The folder of the matrix's pictures, None for noise. Scenes that were never drawn here are drawn now, a
+    data set that was never looked at is looked at now: once.
 
-    Raises BenchError where they cannot be written or are damaged, KeyboardInterrupt where somebody says stop.
+    Raises BenchError where they cannot be written or are not sound, KeyboardInterrupt where somebody says
+    stop.
     """
     settings = job.workload.values["data"]
-    if settings["source"] != "scenes":
-        return job.data
-    from bench import scenes  # numpy and Pillow, which nothing else here needs
+    if settings["source"] == "noise":
+        return None
+    from bench import scenes, verification  # numpy and Pillow, which nothing else here needs
 
-    def drawn(done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int) -> None:
         if stop.requests:
             raise KeyboardInterrupt
-        display.prepare(done, total)
+        display.prepare(what.format(total), done, total)
 
-    counts = settings["train_images"], settings["val_images"]
-    return scenes.ensure(scenes.cache_folder(), *counts, settings["scenes_seed"], drawn)
+    if settings["source"] == "scenes":
+        counts = settings["train_images"], settings["val_images"]
+        drawn = functools.partial(tell, "drawing {} scenes, once")
+        return scenes.ensure(scenes.cache_folder(), *counts, settings["scenes_seed"], drawn)
+    assert job.data is not None, "the plan asks for it"
+    verification.verify(job.data, job.workload, functools.partial(tell, "verifying {} pairs, once"))
+    return job.data
+
+
+def _ready_weights(
+    queue: Iterable[Run], context: ForkServerContext, trainer: str, display: Display, stop: _Stop
+) -> None:
+    """Have all weights at hand that the runs start from, fetched where need be.
+
+    Raises BenchError where they cannot be had or do not fit, KeyboardInterrupt where somebody says stop.
+    """
+    starts = {each.job.recipe.values["model"]["weights"]: each.job for each in queue}
+    jobs = [job for weights, job in sorted(starts.items()) if weights != "none"]
+    for done, job in enumerate(jobs):
+        display.prepare(f"loading weights {', '.join(sorted(starts))}", done, len(jobs))
+        _ask(context, trainer, "ready", job, stop)
 
 
 class _Training:
@@ -500,32 +541,40 @@ def _serve(trainer: str) -> ForkServerContext:
     return context
 
 
-def _ask_facts(context: ForkServerContext, trainer: str, device: str) -> dict[str, Any]:
-    """The machine's fields of the record, from a process that has torch. BenchError: no such device."""
+def _ask(context: ForkServerContext, trainer: str, what: str, about: Any, stop: _Stop | None = None) -> Any:
+    """What the function `what` of the trainer says, from a process that has torch.
+
+    Raises BenchError where it does, and KeyboardInterrupt where somebody said stop meanwhile.
+    """
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_find_facts, args=(trainer, device, send))
+    process = context.Process(target=_answer, args=(trainer, what, about, send))
     process.start()
     send.close()
     try:
         with receive:
+            while stop is not None and not receive.poll(TICK_S):
+                if stop.requests:
+                    raise KeyboardInterrupt
             answer = receive.recv()
     except EOFError:
-        raise RuntimeError(f"{trainer} told nothing of the machine: see its message above") from None
+        if stop is not None and stop.requests:
+            raise KeyboardInterrupt from None
+        raise RuntimeError(f"{trainer} did not answer ({what}): see its message above") from None
     finally:
         if process.exitcode is None and sys.exc_info()[0] is not None:
             process.kill()
         process.join()
     if isinstance(answer, BenchError):
         raise answer
-    return dict(answer)
+    return answer
 
 
-def _find_facts(trainer: str, device: str, send: Connection) -> None:
-    """The body of the process that is asked for facts."""
+def _answer(trainer: str, what: str, about: Any, send: Connection) -> None:
+    """The body of a process that is asked something."""
     _open_signals(signal.SIG_DFL)  # nothing to save
-    answer: dict[str, Any] | BenchError
+    answer: Any
     try:
-        answer = importlib.import_module(trainer).facts(device)
+        answer = getattr(importlib.import_module(trainer), what)(about)
     except BenchError as error:
         answer = error
     with contextlib.suppress(OSError):  # nobody waits for it any more

@@ -100,15 +100,15 @@ def counts(*lengths: int) -> Rule:
     )
 
 
-def names(at_most: int) -> Rule:
-    """A list of different names, at least one."""
+def names(at_least: int, at_most: int) -> Rule:
+    """A list of different names, so many of them."""
 
     def accepts(value: Any) -> bool:
         if not isinstance(value, list) or not all(LINE.accepts(item) for item in value):
             return False
-        return 1 <= len(value) <= at_most and len(set(value)) == len(value)
+        return at_least <= len(value) <= at_most and len(set(value)) == len(value)
 
-    return Rule(f"a list of 1 to {at_most} different names in quotes", accepts)
+    return Rule(f"a list of {at_least} to {at_most} different names in quotes", accepts)
 
 
 def _is_count(value: Any, at_least: int) -> bool:
@@ -181,8 +181,16 @@ def difference(a: Settings, b: Settings) -> list[tuple[str, Any, Any]]:
 
 
 def fingerprint(values: Values) -> str:
-    """12 hex digits of SHA-256 over the values in canonical JSON; names, titles and comments do not count."""
-    stated = {section: keys for section, keys in values.items() if keys}
+    """12 hex digits of SHA-256 over the values in canonical JSON; names, titles and comments do not count.
+
+    Nor do empty sections and empty lists: a list that came with a later version, and lists nothing, leaves
+    the fingerprint of older files what it was.
+    """
+    told = {
+        section: {key: value for key, value in keys.items() if value != []}
+        for section, keys in values.items()
+    }
+    stated = {section: keys for section, keys in told.items() if keys}
     canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, AUGMENT, DROPOUT, WARM_UP = range(4)
+ORDER, AUGMENT, DROPOUT, WARM_UP, NOISE = range(5)
 
 
 def stream(seed: int, purpose: int, major: int = 0, minor: int = 0) -> np.random.Generator:

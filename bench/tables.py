@@ -366,6 +366,34 @@ def quality(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung]) -> Table:
     return Table([*head, "published"] if told else head, rows)
 
 
+def scores(ladder: Ladder) -> Table:
+    """What else the last evaluation said, mean over seeds, and the best evaluation's mIoU."""
+    shown = (
+        ("final_miou_official", "mIoU, absent as 0"),
+        ("final_pixel_accuracy", "pixel accuracy"),
+        ("final_mean_accuracy", "mean accuracy"),
+        ("best_miou", "mIoU of the best evaluation"),
+    )
+    head = ["rung", *(title for _, title in shown)]
+    rows = [
+        [rung.name, *(spread(rung.values(name), len(rung.runs)) for name, _ in shown)] for rung in ladder.all
+    ]
+    return Table(head, rows)
+
+
+def others(ladder: Ladder) -> Table | None:
+    """What was published for other recipes of the family; None where nothing was."""
+    told = published(ladder)
+    if not told or "others" not in told:
+        return None
+    head = ["published elsewhere", "mIoU, points", "final or best", "source", "note"]
+    rows = [
+        [each["name"], _published(each), each["scored"], each["source"], each["note"] or "–"]
+        for each in told["others"]
+    ]
+    return Table(head, rows)
+
+
 def pace(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung], target: float) -> Table:
     """Time to train a rung, against its predecessor and the lowest rung; throughput; time to the target."""
     size, unit = clock_unit([s for rung in ladder.all for s in rung.values("train_s")])

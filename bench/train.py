@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, workload
-from bench.batches import Batch, Batches, train_loader
+from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, source, workload
+from bench.batches import Batch
 from bench.clock import Clock
-from bench.dataset import Dataset, fingerprint
 from bench.device import facts
 from bench.evaluate import Validation, score
 from bench.learner import Learner
@@ -31,14 +30,20 @@ from bench.recipe import dump as dump_recipe
 from bench.runner import STOPS, Job, Progress
 from bench.steps import Steps
 
-__all__ = ["Interrupted", "facts", "train"]
+__all__ = ["Interrupted", "facts", "ready", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
+SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The run was asked to stop and has saved where it was."""
+
+
+def ready(job: Job) -> None:
+    """Have the weights at hand that `job` starts from, and see that they fit. BenchError: they do not."""
+    Learner(job.recipe, job.workload, job.seed, torch.device("cpu"), job.weights)
 
 
 def train(job: Job, tell: Callable[[Progress], None]) -> None:
@@ -92,27 +97,18 @@ class Run:
         self._open_data()
         saved = self._find_checkpoint()
         # Workers are forked before anything starts a thread, and long before the clock of training runs.
-        workers, pin = self.workload["train"]["data_workers"], self.device.type == "cuda"
-        self._loader = train_loader(self._batches, saved["step"], self.steps, workers, pin)
-        self.learner = Learner(job.recipe, job.workload, job.seed, self.device)
+        self._loader = self.source.batches(saved["step"], self.steps)
+        self.learner = Learner(job.recipe, job.workload, job.seed, self.device, job.weights)
         self._restore(saved, began)
         self._write_beginning()
 
     def _open_data(self) -> None:
-        data, evaluation, settings = (self.workload[name] for name in ("data", "evaluation", "train"))
-        assert self.job.data is not None, "the runner finds the data"
-        self.classes: list[str] = data["classes"]
-        self.data_fingerprint = fingerprint(self.job.data)
-        training, validation = (
-            Dataset(self.job.data, split, self.classes, data["in_memory"])
-            for split in ("training", "validation")
-        )
-        crop = settings["crop"]
-        self.validation = Validation(validation, evaluation["protocol"], crop, evaluation["batch_size"])
-        self._batches = Batches(training, crop, self.batch_size, self.job.seed)
-        self.train_images = len(training)
+        job, settings = self.job, self.workload["train"]
+        self.source = source.find(job.data, job.recipe, job.workload, job.seed, self.device)
+        self.train_images, self.validation = self.source.train_images, self.source.validation
+        self.classes: list[str] = self.workload["data"]["classes"]
         self.steps = settings["epochs"] * self.train_images // self.batch_size
-        count = evaluation["evaluations"]
+        count = self.workload["evaluation"]["evaluations"]
         if self.steps < count:
             raise BenchError(
                 f"{settings['epochs']} epochs of {self.train_images} images give {self.steps} batches of "
@@ -128,7 +124,7 @@ class Run:
             "seed": job.seed,
             "recipe_fingerprint": job.recipe.fingerprint,
             "workload_fingerprint": job.workload.fingerprint,
-            "data_fingerprint": self.data_fingerprint,
+            "data_fingerprint": self.source.fingerprint,
         }
         saved = checkpoint.load(folder, **self.checkpoint_of)
         before = record.read(folder) if (folder / "run.json").exists() else record.blank()
@@ -171,7 +167,7 @@ class Run:
             "replicas": self.workload["train"]["replicas"],
             "epochs": self.workload["train"]["epochs"],
             "train_images": self.train_images,
-            "val_images": len(self.validation.dataset),
+            "val_images": len(self.validation),
             "parameters": sum(parameter.numel() for parameter in self.learner.model.parameters()),
             "target_miou": self.workload["evaluation"]["target_miou"],
             "threads": torch.get_num_threads(),
@@ -240,7 +236,7 @@ class Run:
                 "step": self.step,
                 "epoch": self.step * self.batch_size / self.train_images,
                 "images": self.step * self.batch_size,
-                **{name: scores[name] for name in ("miou", "pixel_accuracy", "mean_accuracy")},
+                **{name: scores[name] for name in SCORES},
                 "loss": self.log.mean_loss(since),
                 "train_s": self.clock.seconds("train"),
                 "wall_s": self.clock.wall(),
@@ -280,7 +276,8 @@ class Run:
         assert self.confusion is not None, "the last step is followed by an evaluation"
         artifacts.write_confusion(folder / "confusion.csv", self.confusion, self.classes)
         count = self.workload["evaluation"]["samples"]
-        artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
+        if count and isinstance(self.validation, Validation):  # noise is nothing to look at
+            artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
         self._end("finished")
 
     def give_up(self, step: int, loss: float) -> None:
@@ -316,7 +313,7 @@ class Run:
             warnings.append("resumed")
         if self.identity["git_dirty"]:
             warnings.append("git_dirty")
-        if len(self.evaluation_steps) < 5:
+        if len(self.evaluation_steps) < 5 and self.source.fingerprint:  # noise has no time to target
             warnings.append("few_evaluations")
         run = {
             **self.identity,
@@ -335,8 +332,7 @@ class Run:
         if not self.evals:
             return {}
         last = self.evals[-1]
-        names = ("miou", "pixel_accuracy", "mean_accuracy", "loss")
-        known = {f"final_{name}": last[name] for name in names}
+        known = {f"final_{name}": last[name] for name in (*SCORES, "loss") if name in last}
         known["best_miou"] = max(row["miou"] for row in self.evals)
         known["per_class_iou"] = last["per_class_iou"]
         reached = [row for row in self.evals if row["miou"] >= self.identity["target_miou"]]
@@ -421,6 +417,7 @@ def _reasons(run: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]
     no_peak = "the maker's peak of this device is not known"
     no_checkout = "segbench does not run from a checkout"
     reasons = {
+        "data_fingerprint": "the data is noise",
         "mfu_nominal_pct": no_peak,
         "peak_nominal_tflops": no_peak,
         "git_commit": no_checkout,

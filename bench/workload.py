@@ -23,6 +23,7 @@ class Workload(Settings):
 
 
 _LABELS = 254  # labels are 8 bit; 0 is "other", and 255 elsewhere means "ignore"
+_LEFT_OUT = 1000  # names of pictures
 
 _KIND = settings.Kind(
     word="workload",
@@ -31,10 +32,11 @@ _KIND = settings.Kind(
     header={"extends": TEXT, "title": LINE, "why": TEXT},
     sections={
         "data": {
-            "source": choice("scenes", "folder"),
-            "classes": names(_LABELS),
+            "source": choice("scenes", "folder", "noise"),
+            "classes": names(1, _LABELS),
             "train_images": count(0),
             "val_images": count(0),
+            "leave_out": names(0, _LEFT_OUT),
             "scenes_seed": count(0),
             "in_memory": FLAG,
             "redistributable": FLAG,
@@ -110,14 +112,14 @@ def _check(workload: Workload) -> None:
                 f"{workload.path}: [model] {key} = {model[key]} does not go with backbone = {backbone}",
                 f"give {wanted}" if narrow else f"write {key} = []: only the narrow backbone takes it",
             )
-    if data["source"] == "folder" and (data["train_images"] or data["val_images"]):
+    source = data["source"]
+    if source != "folder" and not (data["train_images"] and data["val_images"]):
         raise BenchError(
-            f'{workload.path}: [data] source = "folder" takes every picture of the folder, '
-            f"not {data['train_images']} and {data['val_images']}",
-            "write train_images = 0 and val_images = 0",
+            f'{workload.path}: [data] source = "{source}" needs train_images and val_images above 0',
+            "0 means as many as there are in a folder; say how many to make",
         )
-    if data["source"] == "scenes" and not (data["train_images"] and data["val_images"]):
+    if source != "folder" and data["leave_out"]:
         raise BenchError(
-            f'{workload.path}: [data] source = "scenes" needs train_images and val_images above 0',
-            "0 means as many as there are in a folder; say how many scenes to draw",
+            f'{workload.path}: [data] leave_out does not go with source = "{source}"',
+            "write leave_out = []: only pictures of a folder can be left out",
         )

@@ -1,7 +1,7 @@
 """A trainer without torch: what a run does is the title of its recipe.
 
-It keeps the contract that `bench.runner` has with `bench.train`: `facts`, `train`, `Interrupted`, and a
-record that has its last word before an exception leaves `train`.
+It keeps the contract that `bench.runner` has with `bench.train`: `facts`, `ready`, `train`, `Interrupted`,
+and a record that has its last word before an exception leaves `train`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def facts(device: str) -> dict[str, Any]:
         "threads": 1,
         "host": "attic",
     }
+
+
+def ready(job: Job) -> None:
+    if job.weights is not None and job.weights.name == "wrong":
+        raise BenchError("the weights do not fit", "name others with --weights")
+    if job.weights is not None and job.weights.name == "slow":
+        signal.sigtimedwait([], 10)  # at most, if nobody stops it
 
 
 def train(job: Job, tell: Callable[[Progress], None]) -> None:

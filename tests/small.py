@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bench import recipe, record, scenes, workload
 from bench.device import facts
 from bench.runner import Job
@@ -43,6 +45,15 @@ batch_size = {batch_size}
 def data(folder: Path) -> Path:
     """A drawn data set of the workload's size, below `folder`."""
     return scenes.ensure(folder, 32, 5, 1)
+
+
+def pair(folder: Path) -> Path:
+    """The smallest data set that is one: a black pair a split."""
+    for kind, mode in (("images", "RGB"), ("annotations", "L")):
+        for split in ("training", "validation"):
+            (folder / kind / split).mkdir(parents=True)
+            Image.new(mode, (4, 4)).save(folder / kind / split / "a.png")
+    return folder
 
 
 def job(folder: Path, pictures: Path, parent: str = "00-mmseg-baseline", **changes: Any) -> Job:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.batches import Batch, Batches, random_batch, samples, train_loader
+from bench.batches import Batch, Batches, samples, train_loader
 from bench.dataset import IGNORE, Dataset
 from bench.transform import color
 
@@ -153,13 +153,3 @@ def test_the_global_random_state_neither_matters_nor_moves(dataset: Dataset, wor
 
 def test_a_run_that_is_over_has_no_batches(dataset: Dataset) -> None:
     assert list(train_loader(batches(dataset), 5, 5, 0, pin=False)) == []
-
-
-def test_a_batch_of_noise_has_the_shape_of_a_real_one(dataset: Dataset) -> None:
-    real, noise = batches(dataset)[0], random_batch(4, CROP, 3, np.random.default_rng(0))
-    for field in dataclasses.fields(Batch):
-        one, two = getattr(real, field.name), getattr(noise, field.name)
-        assert (one.shape, one.dtype) == (two.shape, two.dtype)
-    assert real.images.stride() == noise.images.stride()
-    assert set(noise.labels.unique().tolist()) == {0, 1, 2, IGNORE}
-    assert noise.on(torch.device("cpu"))[0].isfinite().all()

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from bench import BenchError, __version__, cli, prepare, record, runner
 from bench.archive import Watch
-from tests import fake_train
+from tests import fake_train, small
 
 ROOT = Path(__file__).parents[1]
 TRAINER = "tests.fake_train"
@@ -35,7 +35,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '[data]\nsource = "folder"\ntrain_images = 0\nval_images = 0\n'
         "[train]\nat_once = 1\n"
     )
-    (tmp_path / "pictures").mkdir()
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
+    small.pair(tmp_path / "pictures")
     return tmp_path
 
 
@@ -340,13 +341,13 @@ def test_ctrl_c_saves_the_run_and_says_how_to_go_on(place: Path) -> None:
         start_new_session=True,
     ) as process:
         assert process.stderr is not None
-        first = process.stderr.readline()
+        first = [process.stderr.readline() for _ in range(3)]
         folder = place / "results/local/photographs/wait/seed-0"
         while not (folder / "run.json").exists():
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: runner, server and run, all at once
         rest = process.stderr.read()
-    assert first == "[1/1] wait seed 0  starts\n"
+    assert first == ["verifying 2 pairs, once\n", "loading weights v1\n", "[1/1] wait seed 0  starts\n"]
     assert process.returncode == 130
     assert rest.endswith(f"  segbench {shlex.join(arguments)}\n")
     assert "Traceback" not in rest + (folder / "log.txt").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench import BenchError
-from bench.dataset import IGNORE, Dataset, find_pairs
+from bench.dataset import IGNORE, Dataset, find_pairs, read_pair
 
 CLASSES = ("sky", "sea", "boat")
 SIZE = (7, 5)  # width, height
@@ -116,6 +117,20 @@ def test_the_highest_label_and_labels_of_one_value_are_fine(root: Path, value: i
     assert set(np.unique(np.asarray(opened(root).pair(0)[1]))) == {(value - 1) % 256}
 
 
+def test_pictures_named_to_be_left_out_are_not_there(root: Path) -> None:
+    dataset = Dataset(root, "training", CLASSES, in_memory=False, leave_out=["b", "never was"])
+    assert [dataset.name(index) for index in range(len(dataset))] == ["a", "c"]
+
+
+def test_a_draft_of_a_pair_is_judged_by_the_size_that_is_stored(root: Path) -> None:
+    picture(size=(64, 40)).save(root / "images/training/b.jpg")
+    label(size=(64, 40)).save(root / "annotations/training/b.png")
+    paths = root / "images/training/b.jpg", root / "annotations/training/b.png"
+    image, numbers = read_pair(*paths, len(CLASSES), draft=True)
+    assert image.size == (8, 5)
+    assert numbers.size == (64, 40)
+
+
 # What is refused: (what is done to the pair, words of the error, which of the two it names)
 
 
@@ -185,7 +200,8 @@ def test_damage_is_refused_by_the_name_of_the_file(root: Path, kind: str, in_mem
     assert sound.pair(0)
 
 
-def test_every_cut_of_a_jpeg_is_refused(root: Path) -> None:
+@pytest.mark.parametrize("draft", [False, True])
+def test_every_cut_of_a_jpeg_is_refused(root: Path, draft: bool) -> None:
     path = root / "images/training/b.jpg"
     picture(size=(64, 64)).save(path)
     label(size=(64, 64)).save(root / "annotations/training/b.png")
@@ -193,7 +209,7 @@ def test_every_cut_of_a_jpeg_is_refused(root: Path) -> None:
     for length in range(0, len(whole) - 16, 53):
         path.write_bytes(whole[:length])
         with pytest.raises(BenchError, match=f"{path} cannot be read"):
-            opened(root).pair(1)
+            read_pair(path, root / "annotations/training/b.png", len(CLASSES), draft)
 
 
 def test_random_damage_to_a_png_is_read_or_refused_but_never_a_crash(root: Path) -> None:
@@ -232,3 +248,26 @@ def test_a_split_without_pictures_is_refused(root: Path) -> None:
         path.unlink()
     with pytest.raises(BenchError, match="holds no pictures"):
         opened(root)
+
+
+def test_two_pictures_of_one_name_are_refused(root: Path) -> None:
+    picture().save(root / "images/training/a.jpg")
+    with pytest.raises(BenchError, match=r"images/training/a.jpg and a.png have one label between them"):
+        opened(root)
+
+
+def test_a_data_set_further_down_is_pointed_at(root: Path) -> None:
+    root.rename(root.parent / "ADEChallengeData2016")
+    with pytest.raises(BenchError) as caught:
+        opened(root.parent)
+    assert caught.value.hint.endswith(str(root.parent / "ADEChallengeData2016"))
+
+
+def test_a_header_that_promises_billions_of_pixels_is_damage(root: Path) -> None:
+    path = both(root, "a")[0]
+    content = bytearray(path.read_bytes())
+    content[16:24] = (100_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(bytes(content))
+    with pytest.raises(BenchError, match=f"{path} cannot be read as a picture"):
+        opened(root).pair(0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench import model, workload
 from bench.dataset import IGNORE, Dataset
-from bench.evaluate import Validation, evaluate, predict, score
+from bench.evaluate import Validation, evaluate, native_size, predict, score
 from bench.transform import MEAN, STD
 
 CLASSES, CROP = 5, 16
@@ -76,8 +76,7 @@ def by_hand(root: Path, protocol: str) -> np.ndarray:
         if protocol == "squash":
             image, label = image.resize((CROP, CROP), 2), label.resize((CROP, CROP), 0)
         else:
-            ratio = CROP / min(width, height)
-            image = image.resize((round(width * ratio), round(height * ratio)), 2)
+            image = image.resize(native_size(width, height, CROP), 2)
         numbers = np.minimum(np.array(image)[..., 0] // 50, CLASSES - 1)
         logits = F.one_hot(torch.from_numpy(numbers.astype(int)), CLASSES).movedim(-1, 0)[None].double()
         logits = F.interpolate(logits, (label.height, label.width), mode="bilinear", align_corners=False)
@@ -98,6 +97,24 @@ def test_every_image_counts_once_at_any_batch_size(root: Path, batch_size: int, 
     expected = by_hand(root, "squash")
     for _ in range(2):  # and again at the next evaluation
         assert np.array_equal(evaluate(Reader(), source, CPU, CLASSES).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (683, 512, (683, 512)),
+        (512, 683, (512, 683)),
+        (256, 256, (512, 512)),
+        (1000, 300, (1707, 512)),
+        (2000, 500, (2048, 512)),
+        (3000, 500, (2048, 341)),  # so wide that the long side binds
+        (300, 3000, (205, 2048)),
+    ],
+)
+def test_native_brings_the_short_side_to_the_crop_and_the_long_one_to_four_at_most(
+    width: int, height: int, expected: tuple[int, int]
+) -> None:
+    assert native_size(width, height, 512) == expected
 
 
 def test_native_scores_at_the_size_of_the_labels(root: Path) -> None:
@@ -169,6 +186,7 @@ def plain_scores(counts: np.ndarray) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         iou, recall = hit / (labelled + predicted - hit), hit / labelled
     return {
+        "miou_official": 100 * np.nan_to_num(iou).mean(),
         "miou": 100 * np.nan_to_num(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0,
         "pixel_accuracy": 100 * hit.sum() / max(counts.sum(), 1),
         "mean_accuracy": 100 * np.nanmean(recall) if np.isfinite(recall).any() else 0.0,
@@ -199,7 +217,7 @@ CASES: dict[str, Callable[[], np.ndarray]] = {
 def test_scores_are_those_of_ten_lines_of_numpy(case: str) -> None:
     counts = CASES[case]()
     found, expected = score(torch.from_numpy(counts)), plain_scores(counts)
-    for name in ("miou", "pixel_accuracy", "mean_accuracy"):
+    for name in ("miou", "miou_official", "pixel_accuracy", "mean_accuracy"):
         assert found[name] == pytest.approx(expected[name], rel=1e-12), name
         assert 0 <= found[name] <= 100
     for value, wanted in zip(found["iou"], expected["iou"], strict=True):
@@ -210,6 +228,7 @@ def test_scores_by_hand() -> None:
     found = score(torch.tensor([[6, 2, 0, 0], [1, 3, 0, 4], [0, 0, 0, 0], [0, 0, 0, 0]]))
     assert found["iou"] == [pytest.approx(100 * 6 / 9), pytest.approx(100 * 3 / 10), None, 0.0]
     assert found["miou"] == pytest.approx(100 * (6 / 9 + 3 / 10 + 0) / 3)
+    assert found["miou_official"] == pytest.approx(100 * (6 / 9 + 3 / 10 + 0 + 0) / 4)
     assert found["pixel_accuracy"] == pytest.approx(100 * 9 / 16)
     assert found["mean_accuracy"] == pytest.approx(100 * (6 / 8 + 3 / 8) / 2)
 

@@ -18,8 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = """
     | __main__ cli
     train artifacts | report check figures tables runner progress doctor prepare
-    learner evaluate steps batches replicas transform pretrained model optim checkpoint device \
-        | machine nvml dataset download draft archive scenes places scenery brush streams
+    source learner noise evaluate steps batches replicas transform pretrained model optim checkpoint device \
+        | verification machine nvml dataset download draft archive scenes places scenery brush streams
     | workload recipe settings assets record stats clock
     | __init__
 """

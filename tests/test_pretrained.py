@@ -38,10 +38,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def loaded(weights: str = "w", backbone: str = "narrow", **changes: Any) -> dict[str, Tensor]:
+def loaded(
+    weights: str = "w", backbone: str = "narrow", place: Path | None = None, **changes: Any
+) -> dict[str, Tensor]:
     fresh = net(**changes)
     head = {name: value.clone() for name, value in fresh.state_dict().items() if "backbone" not in name}
-    pretrained.load_backbone(fresh, backbone, weights)
+    pretrained.load_backbone(fresh, backbone, weights, place)
     assert all(torch.equal(fresh.state_dict()[name], value) for name, value in head.items())
     return fresh.backbone.state_dict()
 
@@ -179,7 +181,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(hub: Path, backbone: str
 def test_without_a_network_the_error_names_the_file_and_where_to_put_it(
     hub: Path, name: str, file: str
 ) -> None:
-    with pytest.raises(BenchError, match=f"{name} of resnet101 cannot be had: .*Name or service") as caught:
+    with pytest.raises(BenchError, match=f"{file} cannot be had: .*Name or service") as caught:
         loaded(name, "resnet101")
     assert file in caught.value.hint
     assert str(hub) in caught.value.hint
@@ -228,3 +230,54 @@ def test_a_file_is_fetched_once(hub: Path, tmp_path: Path, monkeypatch: pytest.M
     for _ in range(2):
         assert torch.equal(loaded("V1", "resnet18")["conv1.weight"], state()["conv1.weight"])
     assert fetched == [(f"https://nowhere.invalid/{name}", name[5:13])]
+
+
+def test_a_file_or_its_folder_may_be_named_and_torchs_cache_is_left_alone(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = offer(monkeypatch, state(), tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "offered.pth").rename(tmp_path / "mine" / name)
+    for place in (tmp_path / "mine", tmp_path / "mine" / name):
+        assert torch.equal(loaded("V1", "resnet18", place)["conv1.weight"], state()["conv1.weight"])
+    assert not hub.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("empty", "empty holds no tiny-"),
+        ("other.pth", "other.pth is not tiny-"),
+        ("nowhere", "nowhere is not there, so neither is tiny-"),
+    ],
+)
+def test_weights_that_are_not_where_they_are_said_to_be_are_not_fetched(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str
+) -> None:
+    name = offer(monkeypatch, state(), tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.pth").touch()
+    with pytest.raises(BenchError, match=message) as caught:
+        loaded("V1", "resnet18", tmp_path / place)
+    assert f"https://nowhere.invalid/{name}" in caught.value.hint
+    assert not hub.exists()
+
+
+def test_weights_of_another_architecture_are_refused(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = offer(monkeypatch, state(blocks=[2, 1, 1, 1]), tmp_path)
+    (tmp_path / "offered.pth").rename(tmp_path / name)
+    with pytest.raises(BenchError, match="weights V1 do not fit the backbone: layer1.1"):
+        loaded("V1", "resnet18", tmp_path)
+
+
+def test_the_full_size_backbones_take_torchvisions_own_state(tmp_path: Path) -> None:
+    """Every name and shape that torchvision's files hold, for each backbone of the workloads."""
+    for backbone in ("resnet18", "resnet50", "resnet101"):
+        settings = {**workload.load("ade20k").values["model"], "backbone": backbone}
+        with torch.device("meta"):
+            ours = model.build(settings, 150).backbone.state_dict()
+            theirs = getattr(torchvision.models, backbone)().state_dict()
+        kept = {name: value.shape for name, value in theirs.items() if not name.startswith("fc.")}
+        assert {name: value.shape for name, value in ours.items()} == kept

@@ -192,8 +192,8 @@ def test_lines_count_what_was_there_and_go_on_from_it(board: Board) -> None:
 
 def test_drawing_scenes_and_stopping_are_one_line_each(board: Board) -> None:
     def act(lines: Lines) -> None:
-        lines.prepare(1, 960)
-        lines.prepare(2, 960)
+        lines.prepare("drawing 960 scenes, once", 1, 960)
+        lines.prepare("drawing 960 scenes, once", 2, 960)
         lines.stopping()
 
     assert told(board, act) == [
@@ -303,7 +303,7 @@ def test_a_live_display_starts_no_thread(board: Board) -> None:
 def test_the_live_display_ends_with_the_last_state(board: Board) -> None:
     console = terminal()
     with Live(board, console) as live:
-        live.prepare(3, 960)
+        live.prepare("drawing 960 scenes, once", 3, 960)
         for key in board.cells:
             live.start(key, resumed=False)
             live.end(key, "finished", finished(miou=33.3), None)

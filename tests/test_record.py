@@ -407,3 +407,20 @@ def test_evaluations_that_cannot_be_opened_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "evals.jsonl").mkdir()
     with pytest.raises(BenchError, match="evals.jsonl cannot be read"):
         record.read_evals(tmp_path)
+
+
+# Older schemas
+
+
+def test_a_record_of_schema_1_tells_the_official_miou_by_its_classes(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    spoil(folder, schema=1)
+    assert record.read(folder)["final_miou_official"] == 62.5 / 2
+    spoil(folder, schema=record.SCHEMA)
+    assert record.read(folder)["final_miou_official"] is None
+
+
+def test_a_record_of_schema_1_without_scores_has_none(tmp_path: Path) -> None:
+    folder = make(tmp_path, per_class_iou=None)
+    spoil(folder, schema=1)
+    assert record.read(folder)["final_miou_official"] is None

@@ -120,7 +120,11 @@ def test_gpu_figures_are_shown_where_there_are_some(tmp_path: Path) -> None:
 def test_published_figures_stand_beside_the_measured_ones_under_their_protocol_alone(tmp_path: Path) -> None:
     ade = replace(workload.load("mini"), name="ade20k")
     fake_records.make(tmp_path / "squash", seeds=1, rungs=("00", "07"), setting=ade)
-    assert row(page(tmp_path / "squash"), "00-mmseg-baseline")[5] == "44.17 ± 0.17, 6.385 h"
+    text = page(tmp_path / "squash")
+    assert row(text, "00-mmseg-baseline")[5] == "44.17 ± 0.17, 6.385 h"
+    assert "Published, not measured here: MosaicML" in text
+    assert "protocol `squash`, final or best evaluation: not stated" in text
+    assert row(text, "Composer, batch 32")[1] == "45.76 ± 0.29, 4.67 h"
     native = fake_records.altered(ade, "evaluation", protocol="native")
     fake_records.make(tmp_path / "native", seeds=1, rungs=("00", "07"), setting=native)
     assert "published" not in page(tmp_path / "native")
@@ -130,7 +134,28 @@ def test_published_figures_name_rungs_that_exist() -> None:
     names = {known.name for known in recipe.ladder()}
     for path in (assets.folder("recipes") / "published").glob("*.toml"):
         told = tomllib.loads(path.read_text())
-        assert told["rungs"].keys() | told["steps"].keys() <= names
+        assert told["rungs"].keys() | told.get("steps", {}).keys() <= names
+        assert told["protocol"] == workload.load(path.stem).values["evaluation"]["protocol"]
+        for each in (told, *told.get("others", ())):
+            assert each["scored"] in ("final", "best", "not stated")
+            assert each["source"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_other_scores_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    scores = {"final_miou_official": 20.5, "final_pixel_accuracy": 61.0, "final_mean_accuracy": None}
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), **scores)
+    text = page(tmp_path / "results").split("## More scores")[1]
+    assert row(text, "rung")[1:3] == ["mIoU, absent as 0", "pixel accuracy"]
+    assert row(text, "00-mmseg-baseline")[1:4] == ["20.50 (n = 1)", "61.00 (n = 1)", "–"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_about_noise_says_that_its_scores_mean_nothing(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), setting=workload.load("ade20k-fake"))
+    assert "The pictures are noise" in page(tmp_path / "results")
+    fake_records.make(tmp_path / "real", seeds=1, rungs=("00",))
+    assert "The pictures are noise" not in page(tmp_path / "real")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +25,30 @@ from bench.recipe import Recipe
 from bench.recipe import load as load_recipe
 from bench.workload import Workload
 from bench.workload import load as load_workload
+from tests import small
 
 TRAINER = "tests.fake_train"
-HERE = Path(__file__).parent
 BASE = load_recipe("00-mmseg-baseline")
 MINI = load_workload("mini")
-FOLDER = {**MINI.values, "data": {**MINI.values["data"], "source": "folder"}}
+FOLDER = {
+    **MINI.values,
+    "data": {**MINI.values["data"], "source": "folder", "train_images": 0, "val_images": 0},
+}
 PHOTOGRAPHS = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "at_once": 1}})
 SIDE_BY_SIDE = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "at_once": 2}})
+
+
+@functools.cache
+def pictures() -> Path:
+    """A data set of one pair a split."""
+    made = tempfile.TemporaryDirectory()
+    atexit.register(made.cleanup)
+    return small.pair(Path(made.name))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 class Watcher:
@@ -37,6 +56,7 @@ class Watcher:
 
     def __init__(self, act: Callable[[Progress], None] = lambda _: None) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.prepared: list[tuple[str, int, int]] = []
         self.errors: dict[tuple[str, int], str | None] = {}
         self._act = act
 
@@ -46,8 +66,8 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def prepare(self, done: int, total: int) -> None:
-        self.events.append(("drawn", done, total))
+    def prepare(self, what: str, done: int, total: int) -> None:
+        self.prepared.append((what.split()[0], done, total))
 
     def start(self, key: tuple[str, int], resumed: bool) -> None:
         self.events.append(("resume" if resumed else "start", *key))
@@ -77,7 +97,7 @@ def ladder(*titles: str) -> list[Recipe]:
 
 
 def make_plan(recipes: Sequence[Recipe], results: Path, seeds: int = 1, **options: Any) -> list[runner.Run]:
-    return runner.plan(recipes, PHOTOGRAPHS, seeds, results, data=HERE, trainer=TRAINER, **options)
+    return runner.plan(recipes, PHOTOGRAPHS, seeds, results, data=pictures(), trainer=TRAINER, **options)
 
 
 def train(
@@ -145,14 +165,14 @@ def test_each_run_has_cores_of_its_own(
 def test_runs_train_side_by_side_where_the_workload_says_so(tmp_path: Path) -> None:
     watcher = Watcher()
     recipes = ladder("one", "two", "three", "fail")
-    plan = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=HERE, trainer=TRAINER)
+    plan = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=pictures(), trainer=TRAINER)
     result = runner.run(plan, watcher, trainer=TRAINER)
     assert statuses(result) == ["finished", "finished", "finished", "failed"]
     assert [kind for kind, *_ in watcher.events[:2]] == ["start", "start"]
     started = sorted(key[0] for kind, *key in watcher.events if kind == "start")
     assert started == ["fail", "one", "three", "two"]
     assert [each.record["runs_at_once"] for each in result.outcomes if each.record] == [2] * 4
-    again = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=HERE, trainer=TRAINER)
+    again = runner.plan(recipes, SIDE_BY_SIDE, 1, tmp_path, data=pictures(), trainer=TRAINER)
     assert [each.action for each in again] == ["skip", "skip", "skip", "retry"]
 
 
@@ -224,10 +244,10 @@ def test_a_run_that_failed_before_it_knew_its_machine_is_tried_again(tmp_path: P
 
 def test_a_run_that_failed_before_it_set_its_threads_is_tried_again(tmp_path: Path) -> None:
     few = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"], "threads": 2}})
-    first = runner.plan([BASE], few, 1, tmp_path, data=HERE, device="cpu", trainer=TRAINER)
+    first = runner.plan([BASE], few, 1, tmp_path, data=pictures(), device="cpu", trainer=TRAINER)
     known = runner._identity(first[0].job) | dict(first[0].job.facts)  # as a trainer's early failure notes it
     record.write(first[0].job.folder, {**known, "status": "failed", "error": "image 7 is damaged"})
-    again = runner.plan([BASE], few, 1, tmp_path, data=HERE, device="cpu", trainer=TRAINER)
+    again = runner.plan([BASE], few, 1, tmp_path, data=pictures(), device="cpu", trainer=TRAINER)
     assert [each.action for each in again] == ["retry"]
 
 
@@ -286,8 +306,76 @@ def test_a_workload_of_pictures_needs_their_folder(tmp_path: Path, data: Path | 
 
 
 def test_a_workload_of_scenes_takes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="draws its own pictures"):
+    with pytest.raises(BenchError, match="makes its own pictures"):
         runner.plan(ladder("one"), MINI, 1, tmp_path, data=tmp_path, trainer=TRAINER)
+
+
+def test_noise_takes_no_folder_and_needs_none(tmp_path: Path) -> None:
+    noise = load_workload("ade20k-fake")
+    noise = replace(noise, values={**noise.values, "system": MINI.values["system"]})
+    with pytest.raises(BenchError, match="makes its own pictures"):
+        runner.plan(ladder("one"), noise, 1, tmp_path, data=tmp_path, trainer=TRAINER)
+    plan = runner.plan(ladder("one"), noise, 1, tmp_path, trainer=TRAINER)
+    [outcome] = runner.run(plan, Watcher(), trainer=TRAINER).outcomes
+    assert (outcome.status, outcome.job.data) == ("finished", None)
+
+
+def test_a_data_set_is_looked_at_once_before_the_first_run(tmp_path: Path) -> None:
+    for results, looks in (("first", [("verifying", 1, 2), ("verifying", 2, 2)]), ("second", [])):
+        watcher = Watcher()
+        train(ladder("one"), tmp_path / results, watcher=watcher)
+        assert watcher.prepared == [*looks, ("loading", 0, 1)]
+
+
+def test_a_damaged_picture_stops_the_matrix_before_it_trains(tmp_path: Path) -> None:
+    data = small.pair(tmp_path / "pictures")
+    (data / "images/validation/a.png").write_bytes(b"half a pic")
+    plan = runner.plan(ladder("one"), PHOTOGRAPHS, 1, tmp_path / "results", data=data, trainer=TRAINER)
+    with pytest.raises(BenchError, match=r"images/validation/a.png cannot be read"):
+        runner.run(plan, Watcher(), trainer=TRAINER)
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def wide(weights: Path | None, results: Path) -> list[runner.Run]:
+    """A plan for a backbone of torchvision's."""
+    large = load_workload("ade20k").values["model"]
+    work = replace(PHOTOGRAPHS, values={**PHOTOGRAPHS.values, "model": large})
+    return runner.plan(
+        ladder("one", "two"), work, 1, results, data=pictures(), weights=weights, trainer=TRAINER
+    )
+
+
+def test_weights_are_asked_for_once_and_refused_before_anything_trains(tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "right").mkdir()
+    watcher = Watcher()
+    with pytest.raises(BenchError, match="the weights do not fit"):
+        runner.run(wide(tmp_path / "wrong", tmp_path / "results"), watcher, trainer=TRAINER)
+    assert watcher.events == []
+    assert list((tmp_path / "results").iterdir()) == []
+    watcher = Watcher()
+    result = runner.run(wide(tmp_path / "right", tmp_path / "results"), watcher, trainer=TRAINER)
+    assert statuses(result) == ["finished", "finished"]
+    assert [event for event in watcher.prepared if event[0] == "loading"] == [("loading", 0, 1)]
+
+
+def test_a_stop_while_weights_are_fetched_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    watcher = Watcher()
+    watcher.prepare = lambda what, done, total: (  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGINT) if what.startswith("loading") else None
+    )
+    plan = wide(tmp_path / "slow", tmp_path / "results")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(plan, watcher, trainer=TRAINER)
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_weights_are_refused_where_there_are_none_or_none_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="there is no file or folder"):
+        wide(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(BenchError, match="the weights of workload mini travel with segbench"):
+        make_plan(ladder("one"), tmp_path, weights=tmp_path)
 
 
 def few_scenes() -> Workload:
@@ -297,11 +385,12 @@ def few_scenes() -> Workload:
 
 def test_scenes_are_drawn_once_before_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
-    for results, drawn in (("first", [("drawn", 1, 3), ("drawn", 2, 3), ("drawn", 3, 3)]), ("second", [])):
+    for results, drawn in (("first", [("drawing", done, 3) for done in (1, 2, 3)]), ("second", [])):
         plan = runner.plan(ladder("one"), few_scenes(), 1, tmp_path / results, trainer=TRAINER)
         watcher = Watcher()
         [outcome] = runner.run(plan, watcher, trainer=TRAINER).outcomes
-        assert watcher.events == [*drawn, ("start", "one", 0), ("finished", "one", 0)]
+        assert watcher.prepared == [*drawn, ("loading", 0, 1)]
+        assert watcher.events == [("start", "one", 0), ("finished", "one", 0)]
         assert outcome.job.data is not None
         assert outcome.job.data.parent == tmp_path / "cache"
 
@@ -312,7 +401,7 @@ def test_a_stop_while_scenes_are_drawn_leaves_nothing(
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
     plan = runner.plan(ladder("one"), few_scenes(), 1, tmp_path / "results", trainer=TRAINER)
     watcher = Watcher()
-    watcher.prepare = lambda done, total: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
+    watcher.prepare = lambda what, done, total: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         runner.run(plan, watcher, trainer=TRAINER)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -22,7 +22,7 @@ KIND = Kind(
             "schedule": choice("poly", "cosine"),
             "batch_size": count(1),
         },
-        "net": {"widths": counts(0, 3), "classes": names(4), "stride": choice(8, 16), "sync": FLAG},
+        "net": {"widths": counts(0, 3), "classes": names(1, 4), "stride": choice(8, 16), "sync": FLAG},
         "system": {"precision": choice("float32", "fp16")},
     },
     listing="segbench recipes",

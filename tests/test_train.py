@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from bench import BenchError, checkpoint, dataset, record
 from bench.runner import Job, Progress
-from bench.train import Interrupted, train
+from bench.train import Interrupted, ready, train
 from tests import small
 
 
@@ -335,3 +336,49 @@ def test_workers_are_forked_before_any_thread_is_started(
     monkeypatch.setattr(os, "fork", lambda: threads.append(threading.active_count()) or fork())
     train(small.job(tmp_path, pictures, workload="[train]\ndata_workers = 2\n"), silent)
     assert threads == [1, 1]
+
+
+# Noise
+
+NOISE = """
+[data]
+source = "noise"
+[evaluation]
+evaluations = 2
+samples = 0
+"""
+
+
+def test_a_run_on_noise_needs_no_pictures_and_leaves_a_whole_record(tmp_path: Path) -> None:
+    job = replace(small.job(tmp_path, tmp_path, workload=NOISE), data=None)
+    train(job, silent)
+    run = record.read(job.folder)
+    assert (run["status"], run["train_images"], run["val_images"]) == ("finished", 32, 5)
+    assert run["steps_done"] == 24
+    assert run["images_per_s"] > 0
+    assert run["unmeasured"]["data_fingerprint"] == "the data is noise"
+    assert "few_evaluations" not in run["warnings"]
+    assert not (job.folder / "samples").exists()
+
+
+def test_a_run_on_noise_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path) -> None:
+    straight = replace(small.job(tmp_path / "straight", tmp_path, workload=NOISE), data=None)
+    train(straight, silent)
+    stopped = replace(small.job(tmp_path / "stopped", tmp_path, workload=NOISE), data=None)
+    with pytest.raises(Interrupted):
+        train(stopped, stop_at(7))
+    train(stopped, silent)
+    assert record.read(stopped.folder)["resumed"] == 1
+    assert outcome(stopped) == outcome(straight)
+
+
+# Weights
+
+
+def test_weights_that_do_not_fit_are_refused_without_a_record(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures)
+    ready(job)  # starts from none
+    values = {**job.recipe.values, "model": {"weights": "v1"}}
+    with pytest.raises(BenchError, match="weights mini-v1 do not fit the backbone"):
+        ready(replace(job, recipe=replace(job.recipe, values=values)))
+    assert not job.folder.exists()

@@ -71,9 +71,11 @@ def test_the_system_of_a_run_is_the_workloads_with_the_recipes_over_it(tmp_path:
         ("[model]\nrates = [1, 2]", "[model] rates is [1, 2]; it must be a list of 3 whole numbers above 0"),
         ("[model]\noutput_stride = 32", "[model] output_stride is 32; it must be 8 or 16"),
         ("[data]\nval_images = 0", '[data] source = "scenes" needs train_images and val_images above 0'),
-        ("[data]\nsource = 'camvid'", '[data] source is "camvid"; it must be "scenes" or "folder"'),
+        ("[data]\nsource = 'camvid'", '[data] source is "camvid"; it must be "scenes", "folder" or "noise"'),
         ("[train]\nepochs = 0", "[train] epochs is 0; it must be a whole number, 1 or more"),
-        ("[data]\nsource = 'folder'", '[data] source = "folder" takes every picture of the folder, not 768'),
+        ("[data]\nleave_out = ['a']", '[data] leave_out does not go with source = "scenes"'),
+        ("[data]\nsource = 'noise'\ntrain_images = 0", '[data] source = "noise" needs train_images and'),
+        ("[data]\nleave_out = ['a', 'a']", "it must be a list of 0 to 1000 different names in quotes"),
         ("[train]\nthreads = -1", "[train] threads is -1; it must be a whole number, 0 or more"),
         (
             "[evaluation]\ntarget_miou = 101",
@@ -115,3 +117,45 @@ def test_an_unknown_workload_is_refused_with_those_there_are() -> None:
     with pytest.raises(BenchError) as caught:
         workload.load("minni")
     assert 'did you mean "mini"?' in caught.value.hint
+
+
+# The full-size ones, value by value
+
+
+def test_ade20k_is_the_blogs_setting() -> None:
+    values = workload.load("ade20k").values
+    data, train, evaluation = values["data"], values["train"], values["evaluation"]
+    assert (len(data["classes"]), data["train_images"], data["val_images"]) == (150, 20_210 - 4, 2000)
+    assert data["classes"][:3] + data["classes"][-1:] == ["wall", "building", "sky", "flag"]
+    assert sorted(data["leave_out"]) == [f"ADE_train_{number:08}" for number in (1701, 3020, 8455, 13508)]
+    assert (train["crop"], train["epochs"], train["replicas"]) == (512, 127, 8)
+    assert 127 * data["train_images"] // 16 == 160_385  # the 160k iterations of the baseline
+    assert (evaluation["protocol"], evaluation["target_miou"]) == ("squash", 44.17)
+    assert values["system"] == {"precision": "fp16", "channels_last": False}
+    assert [values["model"][key] for key in ("backbone", "output_stride", "head_width", "low_width")] == [
+        "resnet101", 8, 512, 48,
+    ]  # fmt: skip
+    assert (values["model"]["rates"], values["model"]["dropout"]) == ([12, 24, 36], 0.1)
+    assert (values["model"]["v1"], values["model"]["v2"]) == ("IMAGENET1K_V1", "IMAGENET1K_V2")
+
+
+def test_the_other_full_size_workloads_differ_from_it_in_what_they_are_for() -> None:
+    assert workload.load("ade20k-native").changes == {"evaluation.protocol": "native"}
+    fake = workload.load("ade20k-fake")
+    assert fake.values["data"]["source"] == "noise"
+    assert {key.split(".")[0] for key in fake.changes} == {"data", "train", "evaluation"}
+    assert fake.values["data"]["train_images"] % 256 == 0
+
+
+def test_camvid_starts_from_the_packaged_weights_and_its_pictures_are_not_shown() -> None:
+    values, mini = workload.load("camvid").values, workload.load("mini").values
+    assert (len(values["data"]["classes"]), values["data"]["redistributable"]) == (11, False)
+    assert (values["data"]["train_images"], values["data"]["val_images"]) == (367, 101)
+    for key in ("backbone", "widths", "blocks", "v1", "v2"):
+        assert values["model"][key] == mini["model"][key]
+
+
+@pytest.mark.parametrize("name", ["ade20k", "ade20k-native", "ade20k-fake"])
+def test_the_half_precision_of_ade20k_is_refused_on_a_cpu(name: str) -> None:
+    with pytest.raises(BenchError, match='ade20k.*precision = "fp16" is a half precision'):
+        recipe.check(recipe.load("00"), workload.load(name), "cpu")

@@ -1,0 +1,59 @@
+"""Random pixels in the shapes of a data set, made on the device: training without the cost of data.
+
+What is trained on noise scores nothing worth knowing; its speed is that of the steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bench.batches import Batch
+from bench.dataset import IGNORE
+from bench.streams import NOISE, stream
+
+
+def batch(count: int, crop: int, classes: int, address: tuple[int, int, int], device: torch.device) -> Batch:
+    """A batch of `count` samples; equal addresses (of `streams.stream`) give equal batches on one device."""
+    images, labels = _pixels(count, crop, classes, address, device)
+    draws = stream(*address).random((count, 9), "float32")
+    places = torch.tensor([[0, crop]]).expand(count, 2)
+    return Batch(images, labels, torch.from_numpy(draws), places)
+
+
+def batches(
+    count: int, crop: int, classes: int, seed: int, steps: range, device: torch.device
+) -> Iterator[Batch]:
+    """A batch for each of the steps; any step alone gives the same one."""
+    for step in steps:
+        yield batch(count, crop, classes, (seed, NOISE, step), device)
+
+
+class Validation:
+    """So many pictures of noise as `evaluate` takes them: (N, 3, S, S) and (N, S, S) uint8 on the device."""
+
+    def __init__(self, images: int, crop: int, classes: int, batch_size: int, device: torch.device) -> None:
+        self.images, self.crop, self.classes = images, crop, classes
+        self.batch_size, self.device = batch_size, device
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, self.images, self.batch_size):
+            count = min(self.batch_size, self.images - first)
+            yield _pixels(count, self.crop, self.classes, (0, NOISE, 2**62 + first), self.device)
+
+
+def _pixels(
+    count: int, crop: int, classes: int, address: tuple[int, int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Pictures (count, 3, crop, crop) and labels (count, crop, crop), uint8; the first row is ignored."""
+    own = torch.Generator(device)  # the global stream belongs to the run
+    own.manual_seed(int(stream(*address).integers(2**62)))
+    images = torch.randint(256, (count, crop, crop, 3), dtype=torch.uint8, device=device, generator=own)
+    labels = torch.randint(classes, (count, crop, crop), dtype=torch.uint8, device=device, generator=own)
+    labels[:, 0] = IGNORE
+    return images.permute(0, 3, 1, 2), labels

@@ -1,0 +1,82 @@
+"""Where a run's pictures come from: a data set in a folder, or noise made on the device.
+
+Both give the same three things: how many training pictures there are, batches of any steps, and a validation
+set to be scored on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from bench import evaluate, noise
+from bench.batches import Batch, Batches, train_loader
+from bench.dataset import Dataset, fingerprint
+from bench.recipe import Recipe
+from bench.workload import Workload
+
+
+class Source(Protocol):
+    """`fingerprint` tells one data set from another; None: there is none."""
+
+    fingerprint: str | None
+    train_images: int
+
+    @property
+    def validation(self) -> evaluate.Validation | noise.Validation: ...
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1, in order. BenchError: a picture cannot be used."""
+
+
+class Pictures:
+    """A data set in the layout of ADE20K. BenchError: it cannot be read."""
+
+    def __init__(self, folder: Path, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> None:
+        data, evaluation, settings = (work.values[name] for name in ("data", "evaluation", "train"))
+        self.fingerprint: str | None = fingerprint(folder)
+        training, validation = (
+            Dataset(folder, split, data["classes"], data["in_memory"], data["leave_out"])
+            for split in ("training", "validation")
+        )
+        crop = settings["crop"]
+        self.train_images = len(training)
+        self.validation = evaluate.Validation(
+            validation, evaluation["protocol"], crop, evaluation["batch_size"]
+        )
+        self._workers, self._pin = settings["data_workers"], device.type == "cuda"
+        self._batches = Batches(training, crop, recipe.values["optim"]["batch_size"], seed)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1; the call starts the workers that make them."""
+        return train_loader(self._batches, first, last, self._workers, self._pin)
+
+
+class Noise:
+    """Random pixels, as many as the workload says."""
+
+    def __init__(self, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> None:
+        data, evaluation = work.values["data"], work.values["evaluation"]
+        self._crop, self._classes = work.values["train"]["crop"], len(data["classes"])
+        self.fingerprint: str | None = None
+        self.train_images = data["train_images"]
+        self.validation = noise.Validation(
+            data["val_images"], self._crop, self._classes, evaluation["batch_size"], device
+        )
+        self._batch_size, self._seed, self._device = recipe.values["optim"]["batch_size"], seed, device
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1, each made when it is asked for."""
+        steps = range(first, last)
+        return noise.batches(self._batch_size, self._crop, self._classes, self._seed, steps, self._device)
+
+
+def find(folder: Path | None, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> Source:
+    """The source that the workload names; `folder`: where its pictures are, None for noise."""
+    if work.values["data"]["source"] == "noise":
+        return Noise(recipe, work, seed, device)
+    assert folder is not None, "the runner finds the data"
+    return Pictures(folder, recipe, work, seed, device)

@@ -1,0 +1,93 @@
+"""Look at every pair of a data set once, before anything trains on it, and remember that it was sound.
+
+What only shows when a file is decoded (a picture cut off, a label too high) would otherwise end a run hours
+later. All of it is decoded here, by all cores; names, sizes and times of the files say whether it still is
+what was looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from bench import BenchError, machine, record, scenes
+from bench.dataset import find_pairs, read_pair
+from bench.workload import Workload
+
+VERSION = 1  # of the look: raise it when it sees more
+SPLITS = {"training": "train_images", "validation": "val_images"}
+SHOWN = 3
+
+Pair = tuple[Path, Path]
+Tell = Callable[[int, int], None]  # pairs looked at, pairs in all
+
+
+def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
+    """Return if `folder` is the data set that `work` wants; costs next to nothing the second time.
+
+    BenchError, with the file: another layout, a picture without label, another number of pictures than the
+    workload states, and whatever `dataset.read_pair` refuses. An exception of `tell` ends it.
+    """
+    data = work.values["data"]
+    without = f" (without {len(data['leave_out'])} that it leaves out)" if data["leave_out"] else ""
+    pairs = []
+    for split, key in SPLITS.items():
+        found = find_pairs(folder, split, data["leave_out"])
+        if data[key] and len(found) != data[key]:
+            raise BenchError(
+                f"{folder} has {len(found)} pictures for {split}{without}, but {work.name} has {data[key]}",
+                "complete the data set, or use a workload of your own with the number of its pictures",
+            )
+        pairs += found
+    seal = _seal(pairs, len(data["classes"]))
+    if seal.exists():
+        return
+    _read_all(pairs, len(data["classes"]), tell)
+    with suppress(BenchError):  # a cache that cannot be written costs another look, no more
+        record.write_atomic(seal, json.dumps({"data": str(folder), "pairs": len(pairs)}) + "\n")
+
+
+def _seal(pairs: Iterable[Pair], classes: int) -> Path:
+    """The file that says that these pairs, as they are now, were found sound."""
+    digest = hashlib.sha256(f"{VERSION} {classes}\n".encode())
+    for path in (path for pair in pairs for path in pair):
+        found = path.stat()
+        digest.update(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}\n".encode(errors="replace"))
+    return scenes.cache_folder() / "verified" / f"{digest.hexdigest()[:32]}.json"
+
+
+def _read_all(pairs: list[Pair], classes: int, tell: Tell | None) -> None:
+    """Decode all pairs, a thread a core: Pillow decodes without Python's lock."""
+
+    def fault(pair: Pair) -> BenchError | None:
+        try:
+            read_pair(*pair, classes, draft=True)
+        except BenchError as error:
+            return error
+        return None
+
+    faults = []
+    workers = ThreadPoolExecutor(len(machine.usable_cores()))
+    try:
+        for done, error in enumerate(workers.map(fault, pairs), start=1):
+            if error is not None:
+                faults.append(error)
+            if tell is not None:
+                tell(done, len(pairs))
+    finally:
+        workers.shutdown(cancel_futures=True)
+    if faults:
+        raise _summary(faults)
+
+
+def _summary(faults: list[BenchError]) -> BenchError:
+    """The first fault, and how many pairs have one."""
+    if len(faults) == 1:
+        return faults[0]
+    others = "; ".join(error.message for error in faults[1:SHOWN])
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return BenchError(f"{faults[0].message} ({len(faults)} pairs are not sound)", f"also: {others}{more}")

@@ -1,0 +1,145 @@
+"""Verification: every pair is looked at once, and what is wrong is named before anything trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import BenchError, verification, workload
+from bench.workload import Workload
+
+FOLDER = {
+    "source": "folder",
+    "classes": ["sky", "sea"],
+    "train_images": 0,
+    "val_images": 0,
+    "leave_out": [],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four pairs of JPEG and PNG to train on, two to validate on; and a cache of its own."""
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for split, count in (("training", 4), ("validation", 2)):
+        for kind in ("images", "annotations"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            pixels, label = (
+                rng.integers(0, 256, (30, 40, 3), np.uint8),
+                rng.integers(0, 3, (30, 40), np.uint8),
+            )
+            Image.fromarray(pixels).save(tmp_path / f"data/images/{split}/{index}.jpg")
+            Image.fromarray(label).save(tmp_path / f"data/annotations/{split}/{index}.png")
+    return tmp_path / "data"
+
+
+def work(**data: object) -> Workload:
+    mini = workload.load("mini")
+    return replace(mini, values={**mini.values, "data": {**mini.values["data"], **FOLDER, **data}})
+
+
+def looks(root: Path, setting: Workload | None = None) -> list[tuple[int, int]]:
+    """What a verification tells of its progress; nothing where it has no need to look."""
+    told: list[tuple[int, int]] = []
+    verification.verify(root, setting or work(), lambda done, total: told.append((done, total)))
+    return told
+
+
+def test_every_pair_of_both_splits_is_looked_at(root: Path) -> None:
+    assert looks(root) == [(done, 6) for done in range(1, 7)]
+
+
+def test_what_was_found_sound_is_not_looked_at_again(root: Path) -> None:
+    assert looks(root)
+    assert looks(root) == []
+    assert looks(root.parent / "data" / ".." / "data")  # said otherwise, looked at again: no harm
+
+
+def touch(path: Path) -> None:
+    found = path.stat()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a picture written again": lambda root: touch(root / "images/training/2.jpg"),
+    "a label written again": lambda root: touch(root / "annotations/validation/1.png"),
+    "a picture more": lambda root: [
+        Image.new(mode, (4, 4)).save(root / kind / "training" / f"9.{ending}")
+        for mode, kind, ending in (("RGB", "images", "jpg"), ("L", "annotations", "png"))
+    ],
+    "a picture less": lambda root: (root / "images/training/0.jpg").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_is_looked_at_again(root: Path, change: str) -> None:
+    looks(root)
+    CHANGES[change](root)
+    assert looks(root)
+
+
+def test_more_classes_do_not_vouch_for_fewer(root: Path) -> None:
+    looks(root)
+    with pytest.raises(BenchError, match="holds label 2, but the workload has 1 classes"):
+        looks(root, work(classes=["sky"]))
+
+
+def test_nothing_is_remembered_of_what_is_not_sound(root: Path) -> None:
+    path = root / "images/training/2.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])
+    for _ in range(2):
+        with pytest.raises(BenchError, match=f"{path} cannot be read as a picture"):
+            looks(root)
+
+
+def test_several_faults_are_named_together(root: Path) -> None:
+    for index in range(4):
+        (root / f"annotations/training/{index}.png").write_bytes(b"")
+    with pytest.raises(
+        BenchError, match=r"training/0.png cannot be read .*\(4 pairs are not sound\)"
+    ) as caught:
+        looks(root)
+    assert "training/1.png" in caught.value.hint
+    assert caught.value.hint.endswith("and 1 more")
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(("split", "key"), [("training", "train_images"), ("validation", "val_images")])
+def test_the_number_of_pictures_is_that_of_the_workload(root: Path, split: str, key: str) -> None:
+    assert looks(root, work(train_images=4, val_images=2))
+    with pytest.raises(BenchError, match=f"pictures for {split}, but mini has 7"):
+        looks(root, work(**{key: 7}))
+
+
+def test_pictures_left_out_are_neither_counted_nor_looked_at(root: Path) -> None:
+    (root / "images/training/3.jpg").write_bytes(b"gray")
+    setting = work(leave_out=["3"], train_images=3)
+    assert len(looks(root, setting)) == 5
+    with pytest.raises(BenchError, match=r"3 pictures for training \(without 1 that it leaves out\), but"):
+        looks(root, work(leave_out=["3"], train_images=4))
+
+
+def test_a_cache_that_cannot_be_written_costs_another_look_and_no_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root.parent / "file").touch()
+    monkeypatch.setenv("SEGBENCH_CACHE", str(root.parent / "file"))
+    assert looks(root) == looks(root) != []
+
+
+def test_a_stop_ends_it_at_once_and_nothing_is_remembered(root: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verification.verify(root, work(), stop)
+    assert looks(root)
