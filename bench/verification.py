@@ -52,11 +52,16 @@ def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
 
 
 def _seal(pairs: Iterable[Pair], classes: int) -> Path:
-    """The file that says that these pairs, as they are now, were found sound."""
+    """The file that says that these pairs, as they are now, were found sound.
+
+    It knows files by their place in the data set and by inode, so that a folder may be renamed, as `prepare`
+    does once it is verified, while a copy is looked at again.
+    """
     digest = hashlib.sha256(f"{VERSION} {classes}\n".encode())
     for path in (path for pair in pairs for path in pair):
         found = path.stat()
-        digest.update(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}\n".encode(errors="replace"))
+        known = ("/".join(path.parts[-3:]), found.st_ino, found.st_size, found.st_mtime_ns)
+        digest.update(f"{known}\n".encode(errors="replace"))
     return scenes.cache_folder() / "verified" / f"{digest.hexdigest()[:32]}.json"
 
 

@@ -335,6 +335,9 @@ def test_the_real_camvid_comes_out_as_it_should(tmp_path: Path, monkeypatch: pyt
         for path in (CAMVID / "annotations" / ours).iterdir():
             Image.fromarray((pixels(path) + 11) % 12).save(labels / path.name, compress_level=1)
     prepare.camvid(source, tmp_path / "data", Watcher())
+    watcher = Watcher()
+    assert prepare.camvid(source, tmp_path / "data", watcher).before
+    assert watcher.news == [], "what was verified before it had its name is looked at again"
     found, wanted = tree(tmp_path / "data"), tree(CAMVID)
     assert found.keys() == wanted.keys()
     for name in wanted:

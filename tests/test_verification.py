@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,14 @@ def test_every_pair_of_both_splits_is_looked_at(root: Path) -> None:
 def test_what_was_found_sound_is_not_looked_at_again(root: Path) -> None:
     assert looks(root)
     assert looks(root) == []
-    assert looks(root.parent / "data" / ".." / "data")  # said otherwise, looked at again: no harm
+    assert looks(root.parent / "data" / ".." / "data") == []
+
+
+def test_a_renamed_data_set_stays_verified_but_a_copy_does_not(root: Path) -> None:
+    looks(root)
+    renamed = root.rename(root.with_name("renamed"))
+    assert looks(renamed) == []
+    assert looks(Path(shutil.copytree(renamed, root)))  # copies the times, too
 
 
 def touch(path: Path) -> None:
