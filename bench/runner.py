@@ -419,7 +419,8 @@ def _ready_weights(
     starts = {each.job.recipe.values["model"]["weights"]: each.job for each in queue}
     jobs = [job for weights, job in sorted(starts.items()) if weights != "none"]
     for done, job in enumerate(jobs):
-        display.prepare(f"loading weights {', '.join(sorted(starts))}", done, len(jobs))
+        names = ", ".join(sorted(starts.keys() - {"none"}))
+        display.prepare(f"loading weights {names}", done, len(jobs))
         _ask(context, trainer, "ready", job, stop)
 
 

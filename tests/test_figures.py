@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-import fake_records
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from bench import figures, tables, workload
+from tests import fake_records
 
 ALL = {"miou-epoch", "batch-size", "miou-time", "pareto", "phases", "device-busy", "predictions"}
 

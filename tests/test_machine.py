@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pynvml
 import pytest
-from fake_nvml import Card, FakeNvml, Time
 
 from bench import BenchError, machine, nvml, record
+from tests.fake_nvml import Card, FakeNvml, Time
 
 UUID = "5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77"
 OTHER = "c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"

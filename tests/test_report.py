@@ -7,10 +7,10 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-import fake_records
 import pytest
 
 from bench import BenchError, assets, figures, recipe, record, report, workload
+from tests import fake_records
 
 
 @pytest.fixture

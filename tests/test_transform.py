@@ -1,13 +1,17 @@
-"""The transform: geometry against plain PIL, colour against torchvision, and the promises at the edges."""
+"""The transform: geometry against plain PIL, colour against torchvision, the promises at the edges, and the
+distributions of everything that is drawn, measured on the pixels that come out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
+from scipy import stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
@@ -26,9 +30,9 @@ def _one_thread() -> None:
 PLACES = {"scale": np.s_[0], "flip": np.s_[1], "y": np.s_[2:22:2], "x": np.s_[3:22:2]}
 
 
-def draws(index: int = 0, **fixed: float) -> np.ndarray:
+def draws(index: int = 0, epoch: int = 0, seed: int = 1, **fixed: float) -> np.ndarray:
     """A row of uniforms; `scale`, `flip`, `y` and `x` (of all tries) may be set."""
-    row = stream(1, AUGMENT, 0, index).random(DRAWS)
+    row = stream(seed, AUGMENT, epoch, index).random(DRAWS)
     for name, value in fixed.items():
         row[PLACES[name]] = value
     return row
@@ -206,6 +210,31 @@ def test_other_does_not_count_when_a_window_is_judged(columns: list[int], taken:
     assert pixels[..., 1].mean() == pytest.approx({"first": 64, "last": 191}[taken], abs=3)
 
 
+@pytest.mark.parametrize("other", [0, 24, 1000])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_window_is_refused_from_three_quarters_of_one_class_on(other: int, more: int) -> None:
+    """To the pixel: other is taken off first; exactly three quarters is too much, as in mmsegmentation."""
+    window = np.ones(32 * 32, np.uint8)
+    window[:other] = IGNORE
+    window[other : other + 3 * (32 * 32 - other) // 4 + more] = 0
+    label = np.zeros((64, 64), np.uint8)
+    label[:32, 16:48] = np.random.default_rng(0).permutation(window).reshape(32, 32)
+    pixels = crop(ramp((64, 64)), label, 32, first_and_last())[0]
+    assert pixels[..., 1].mean() == pytest.approx(64 if more < 0 else 191, abs=3)
+
+
+def test_ten_windows_are_tried_each_with_its_chance() -> None:
+    """The share of mixed samples is 1 - (1 - p)^10, with p the share of mixed ones among all windows."""
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 53:] = 1
+    windows = np.lib.stride_tricks.sliding_window_view(label[0], 32)
+    chance = np.mean([mixed(window) for window in windows])
+    image = noise((64, 64))
+    found = sum(mixed(crop(image, label, 32, draws(index, scale=1 - 1e-9))[1]) for index in range(4000))
+    assert 0.05 < chance < 0.15
+    assert stats.binomtest(found, 4000, 1 - (1 - chance) ** 10).pvalue > 0.01
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (300, 2), (32, 32)])
 @pytest.mark.parametrize("u", [0.0, 0.5, 0.999999])
 def test_a_picture_of_any_shape_fills_the_crop(size: tuple[int, int], u: float) -> None:
@@ -221,6 +250,131 @@ def test_the_sources_are_left_alone() -> None:
     out, out_label = np.empty((24, 24, 3), np.uint8), np.empty((24, 24), np.uint8)
     crop_sample(image, label, 24, draws(), out, out_label)
     assert (image.tobytes(), label.tobytes()) == before
+
+
+# Geometry as it is distributed: scale, window and mirroring are found again from the pixels
+
+MAP = (
+    255,
+    85,
+)  # width and height of a picture whose red is x and whose green is 3 y, so that both go up to 255
+SIDE, EPOCHS, IMAGES = 32, 4, 1000
+QUANTITIES = ("scale", "x", "y", "flip")
+RARE = 1e-3  # what is less likely than this is taken for a fault; the seeds are fixed, so it never flickers
+
+
+def chart() -> Image.Image:
+    x, y = np.meshgrid(*(np.arange(length, dtype=np.uint8) for length in MAP))
+    return Image.fromarray(np.stack([x, 3 * y, np.zeros_like(x)], -1))
+
+
+def found_in(pixels: np.ndarray, numbers: np.ndarray) -> tuple[int, int, int, bool]:
+    """Side of the resized picture, top and left of the window and whether it is mirrored, off a chart."""
+    inside = numbers != IGNORE
+    extent = int(inside.any(0).sum())
+    seen = pixels[inside].reshape(extent, extent, 3)[2:-2, 2:-2].astype(float)
+    places = np.arange(2, extent - 2) + 0.5
+    across, down = seen[..., 0].mean(0), seen[..., 1].mean(1)
+    flip = bool(across[-1] < across[0])
+    sides, starts = [], []
+    for values, step in ((down, 3), (across[::-1] if flip else across, 1)):
+        slope, start = np.polyfit(places, values, 1)
+        sides.append(255 / slope)
+        starts.append((start + step / 2) / slope)
+    side, (top, left) = round(sides[1]), (round(start) for start in starts)
+    assert [*sides, *starts] == pytest.approx([side, side, top, left], abs=0.4)  # square, whole pixels
+    return side, top, left, flip
+
+
+@pytest.fixture(scope="module")
+def harvest() -> dict[str, np.ndarray]:
+    """Arrays (epochs, images); x and y are the place of the window in 0..1, NaN where it has no choice.
+
+    What is whole pixels is blurred by less than a pixel, so that it should be evenly distributed.
+    """
+    label = np.random.default_rng(0).integers(0, 9, MAP[::-1], np.uint8)
+    rows = [[draws(index, epoch) for index in range(IMAGES)] for epoch in range(EPOCHS)]
+    found = np.array([[found_in(*crop(chart(), label, SIDE, row)[:2]) for row in some] for some in rows])
+    sides, tops, lefts, flips = np.moveaxis(found, -1, 0)
+    blur = np.random.default_rng(1).random((3, EPOCHS, IMAGES))
+    room = np.where(sides > SIDE, sides - SIDE + 1, np.nan)
+    scale = np.clip((sides - 0.5 + blur[0]) / SIDE, 0.5, 2)
+    return {"scale": scale, "x": (lefts + blur[1]) / room, "y": (tops + blur[2]) / room, "flip": flips}
+
+
+def uniform(values: np.ndarray, low: float, high: float) -> float:
+    """How likely values that are uniform in low..high look as these do or worse (Kolmogorov and Smirnov)."""
+    return float(stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue)
+
+
+def unrelated(one: np.ndarray, other: np.ndarray) -> float:
+    """How likely independent values are correlated as these are or worse (Spearman)."""
+    both = ~np.isnan(one + other)
+    return float(stats.spearmanr(one[both], other[both]).pvalue)
+
+
+def test_every_pixel_comes_from_where_scale_window_and_mirror_say() -> None:
+    """Labels exactly, in whole numbers (no centre falls between two pixels); pictures up to rounding."""
+    x, y = np.meshgrid(*(np.arange(length, dtype=np.uint8) for length in MAP))
+    for index in range(300):
+        row = draws(index)
+        pixels, across, first, extent = crop(chart(), x, SIDE, row)
+        down = crop(chart(), y, SIDE, row)[1]
+        side, top, left, flip = found_in(pixels, across)
+        columns, lines = left + np.arange(extent)[:: -1 if flip else 1], top + np.arange(extent)
+        inside = np.s_[first : first + extent, first : first + extent]
+        assert np.array_equal(across[inside], np.tile((2 * columns + 1) * MAP[0] // (2 * side), (extent, 1)))
+        assert np.array_equal(down[inside].T, np.tile((2 * lines + 1) * MAP[1] // (2 * side), (extent, 1)))
+        assert (across != IGNORE).sum() == (down != IGNORE).sum() == extent**2
+        red, green = pixels[inside][2:-2, 2:-2, :2].astype(float).transpose(2, 0, 1)  # away from its edges
+        assert np.abs(red - (255 * (columns + 0.5) / side - 0.5)[2:-2]).max() <= 1
+        assert np.abs(green.T - (255 * (lines + 0.5) / side - 1.5)[2:-2]).max() <= 1
+
+
+def test_the_scale_is_uniform(harvest: dict[str, np.ndarray]) -> None:
+    assert uniform(harvest["scale"].ravel(), 0.5, 2) > RARE
+    assert 0.5 <= harvest["scale"].min() < 0.51
+    assert 1.99 < harvest["scale"].max() <= 2
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_the_place_of_the_window_is_uniform_at_any_scale(harvest: dict[str, np.ndarray], axis: str) -> None:
+    values = harvest[axis][~np.isnan(harvest[axis])]
+    assert len(values) > EPOCHS * IMAGES / 2
+    assert uniform(values, 0, 1) > RARE
+
+
+def test_each_window_of_whole_pixels_is_as_likely_as_any_other() -> None:
+    counts, label = np.zeros((9, 9)), np.random.default_rng(0).integers(0, 9, MAP[::-1], np.uint8)
+    for index in range(2000):
+        side, top, left, _ = found_in(*crop(chart(), label, SIDE, draws(index, scale=0.5))[:2])
+        assert side == SIDE + 8
+        counts[top, left] += 1
+    assert stats.chisquare(counts.ravel()).pvalue > RARE
+
+
+def test_a_sample_is_mirrored_with_probability_one_half(harvest: dict[str, np.ndarray]) -> None:
+    assert stats.binomtest(int(harvest["flip"].sum()), EPOCHS * IMAGES).pvalue > RARE
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(QUANTITIES, 2)))
+def test_what_is_drawn_for_a_sample_is_independent(
+    harvest: dict[str, np.ndarray], one: str, other: str
+) -> None:
+    assert unrelated(harvest[one].ravel(), harvest[other].ravel()) > RARE
+
+
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_neither_epochs_nor_neighbours_nor_seeds_are_related(
+    harvest: dict[str, np.ndarray], name: str
+) -> None:
+    values = harvest[name]
+    assert unrelated(values[:-1].ravel(), values[1:].ravel()) > RARE
+    assert unrelated(values[:, :-1].ravel(), values[:, 1:].ravel()) > RARE
+    seeds = [
+        np.hstack([draws(index, seed=seed)[PLACES[name]] for index in range(IMAGES)]) for seed in range(3)
+    ]
+    assert all(unrelated(one, other) > RARE for one, other in combinations(seeds, 2))
 
 
 # Colour
@@ -254,6 +408,15 @@ def uniforms(late: bool = False, **strengths: float) -> Tensor:
 def plain(x: Tensor) -> Tensor:
     """Values in 0..1, normalised by hand."""
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def test_padding_and_normalisation_have_the_numbers_of_the_baseline() -> None:
+    pixels = crop(Image.new("RGB", (9, 9)), np.zeros((9, 9), np.uint8), 16, draws(scale=0))[0]
+    assert pixels[0, 0].tolist() == [123, 116, 103]
+    black_and_white = torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)
+    channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
+    expected = torch.tensor([[-mean / deviation, (1 - mean) / deviation] for mean, deviation in channels])
+    assert torch.allclose(normalise(black_and_white).view(3, 2), expected)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -341,3 +504,84 @@ def test_half_of_the_samples_get_each_step_and_half_of_them_contrast_late() -> N
             changed[name] += not torch.equal(color(images, only, torch.tensor([[0, 4]])), normalise(images))
     assert all(75 < count < 125 for count in changed.values())
     assert 260 < int((rows[:, 8] < 0.5).sum()) < 340
+
+
+# Colour as it is distributed: each factor is found again from the pixels
+
+
+def swatches() -> Tensor:
+    """(3, 3, 3): six hues of one value and chroma, and the grays 96, 128 and 160.
+
+    The mean gray is 128, and no step but brightness changes it: hues a sixth apart keep the mean of each
+    channel wherever they turn. And no step, nor all of them together, leads out of 0..255.
+    """
+    hues = [(160, 96, 96), (160, 160, 96), (96, 160, 96), (96, 160, 160), (96, 96, 160), (160, 96, 160)]
+    grays = [(96, 96, 96), (128, 128, 128), (160, 160, 160)]
+    return torch.tensor([*hues, *grays], dtype=torch.uint8).T.reshape(3, 3, 3)
+
+
+COLOURED = 6000
+
+
+@pytest.fixture(scope="module")
+def rows() -> Tensor:
+    return torch.tensor(np.stack([draws(index)[-9:] for index in range(COLOURED)]), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def factors(rows: Tensor) -> dict[str, np.ndarray]:
+    """What each step did to each of many samples, as the change of its factor, from the colours alone."""
+    places = torch.tensor([[0, 3]]).expand(COLOURED, 2)
+    done = color(swatches().expand(COLOURED, 3, 3, 3), rows, places)
+    x = (
+        (done * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1))
+        .double()
+        .flatten(2)
+        .numpy()
+    )
+    dark, middle, light = x[:, 0, 6:].T * 255
+    brightness = middle / 128
+    contrast = (light - dark) / (64 * brightness)
+    chroma = np.ptp(x[..., 0], axis=1) * 255  # of the red one
+    return {
+        "brightness": brightness - 1,
+        "contrast": contrast - 1,
+        "saturation": chroma / (64 * brightness * contrast) - 1,
+        "hue": (rgb_to_hsv(x[..., 0])[:, 0] + 0.5) % 1 - 0.5,
+    }
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_factor_is_uniform_and_applied_to_half_of_the_samples(
+    factors: dict[str, np.ndarray], name: str
+) -> None:
+    change, most = factors[name], SPREAD[name]
+    applied = np.abs(change) > 1e-3 * most  # beyond the rounding of a step that was not
+    assert stats.binomtest(int(applied.sum()), COLOURED).pvalue > RARE
+    assert uniform(change[applied], -most, most) > RARE
+    assert np.abs(change).max() == pytest.approx(most, rel=5e-3)
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(STEPS, 2)))
+def test_the_steps_are_independent(factors: dict[str, np.ndarray], one: str, other: str) -> None:
+    coins = [np.abs(factors[name]) > 1e-3 * SPREAD[name] for name in (one, other)]
+    assert unrelated(*(coin.astype(float) for coin in coins)) > RARE
+    changes = [np.where(coin, factors[name], np.nan) for coin, name in zip(coins, (one, other), strict=True)]
+    assert unrelated(*changes) > RARE
+    assert unrelated(changes[0], coins[1].astype(float)) > RARE
+    assert unrelated(changes[1], coins[0].astype(float)) > RARE
+
+
+def test_contrast_comes_late_in_half_of_the_samples(rows: Tensor) -> None:
+    """Told from the pixels of a picture whose mean gray depends on its hue."""
+    images = torch.tensor([[200, 40, 40], [90, 90, 90]], dtype=torch.uint8).T.reshape(1, 3, 1, 2)
+    images = images.repeat(1, 1, 2, 1).expand(COLOURED, 3, 2, 2)
+    places = torch.tensor([[0, 2]]).expand(COLOURED, 2)
+    orders = [rows.clone() for _ in range(2)]
+    orders[0][:, 8], orders[1][:, 8] = 0.7, 0.2
+    found, early, late = (color(images, some, places) for some in (rows, *orders))
+    told = (early - late).abs().amax((1, 2, 3)) > 1e-3
+    is_late = (found == late).flatten(1).all(1)
+    assert ((found == early).flatten(1).all(1) != is_late)[told].all()
+    assert told.sum() > 1000
+    assert stats.binomtest(int(is_late[told].sum()), int(told.sum())).pvalue > RARE
