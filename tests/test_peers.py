@@ -1,4 +1,4 @@
-"""The peers: model, loss, metric and schedules are those of independent implementations.
+"""The peers: model, loss, metric, sizes and schedules are those of independent implementations.
 
 They are the optional extra `peers`, which neither a run nor another test needs.
 """
@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -36,6 +37,7 @@ for name in ("mmcv._ext", "mmcv.ops", "cv2"):
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torchmetrics.classification as torchmetrics
+    from mmcv.image.geometric import rescale_size
     from mmengine.optim import CosineAnnealingLR, PolyLR
     from mmseg.evaluation import IoUMetric
     from mmseg.models.backbones import ResNet
@@ -391,6 +393,33 @@ def test_scores_are_those_of_torchmetrics(case: str) -> None:
     assert found["miou"] == pytest.approx(mean.item(), rel=1e-6)
     accuracy = 100 * torchmetrics.MulticlassAccuracy(average="micro", **options)(*pair)
     assert found["pixel_accuracy"] == pytest.approx(accuracy.item(), rel=1e-6)
+
+
+# Sizes under `native`
+
+SIZES = [
+    (683, 512), (512, 683), (256, 256), (2048, 512), (2049, 512), (3000, 512), (5000, 300), (300, 5000),
+    (1, 1), (7, 4000), (1023, 511), (1365, 1024),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("crop", [64, 512])
+def test_native_sizes_are_mmcvs(crop: int) -> None:
+    """Its scale (2048, 512), ratio kept: in a panorama of more than 4 to 1 the long side binds."""
+    random = np.random.default_rng(0).integers(1, 6000, (5000, 2)).tolist()
+    for width, height in (*SIZES, *random):
+        expected = rescale_size((width, height), (4 * crop, crop))
+        assert evaluate.native_size(width, height, crop) == expected, (width, height)
+
+
+def test_native_pictures_have_mmcvs_sizes() -> None:
+    crop = 16
+    for width, height in ((31, 20), (20, 31), (100, 17), (9, 90), (16, 16)):
+        pair = Image.new("RGB", (width, height)), Image.new("L", (width, height))
+        dataset: Any = SimpleNamespace(kept=None, pair=lambda _, pair=pair: pair)
+        image, label = evaluate.Validation(dataset, "native", crop, 1).sample(0)
+        assert image.shape[1::-1] == rescale_size((width, height), (4 * crop, crop))
+        assert label.shape == (height, width)
 
 
 # Schedules
