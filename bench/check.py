@@ -22,6 +22,9 @@ SAME = ("recipe_fingerprint", "workload_fingerprint", "data_fingerprint", *recor
 REGRESSIONS = ("slower", "worse")
 FINE, REGRESSION, CANNOT_JUDGE = 0, 3, 4
 
+Found = tuple[Path, Mapping[str, Any]]  # a folder and its record
+Values = tuple[tuple[float, ...], tuple[float, ...]]  # of the baseline, of the results
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -95,16 +98,16 @@ class _Side:
 
     name: str
     root: Path
-    runs: list[tuple[Path, Mapping[str, Any]]] = field(default_factory=list)
+    runs: list[Found] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def leave(self, folder: Path, why: str) -> None:
         self.left_out.append(LeftOut(self.name, folder.relative_to(self.root).as_posix(), why))
 
-    def groups(self, rung: tuple[str, str]) -> dict[tuple[str, ...], list[tuple[Path, Mapping[str, Any]]]]:
+    def groups(self, rung: tuple[str, str]) -> dict[tuple[str, ...], list[Found]]:
         """The runs of a rung by what must agree (SAME)."""
-        found: dict[tuple[str, ...], list[tuple[Path, Mapping[str, Any]]]] = {}
+        found: dict[tuple[str, ...], list[Found]] = {}
         for folder, run in self.runs:
             if (run["workload"], run["recipe"]) == rung:
                 found.setdefault(tuple(_plain(run[name]) for name in SAME), []).append((folder, run))
@@ -136,7 +139,7 @@ def compare(
     mIoU, too. `strict`: what cannot be told or judged shows in the code. Folders that are missing or hold
     nothing to compare are no error: the comparison says so, and its code is 4.
     """
-    old, new = _sift(BASELINE, baseline), _sift(RESULTS, results)
+    old, new = _sift(BASELINE, baseline, results), _sift(RESULTS, results, baseline)
     pairs = [pair for rung in sorted(old.seen | new.seen) for pair in _match(rung, old, new)]
     families = [_speed(pairs, tolerance)]
     if convergence:
@@ -148,13 +151,18 @@ def compare(
 # ---- sifting and matching ----------------------------------------------------------------------
 
 
-def _sift(name: str, root: Path) -> _Side:
-    """The finished and sound records below `root`, each seed once."""
+def _sift(name: str, root: Path, other: Path) -> _Side:
+    """The finished and sound records below `root`, each seed once; not those of the `other` side, where that
+    lies within."""
     side = _Side(name, root)
+    within = root.resolve() in other.resolve().parents
     folders = list(record.folders(root)) if root.is_dir() else []
     if not folders:
         side.leave(root, f"there is no {'record below' if root.is_dir() else 'folder'} {root}")
     for folder in folders:
+        if within and other.resolve() in folder.resolve().parents:
+            side.leave(folder, f"it lies in {other}, the other side")
+            continue
         try:
             run = record.read(folder)
         except BenchError as error:
@@ -202,7 +210,7 @@ def _match(rung: tuple[str, str], old: _Side, new: _Side) -> list[_Pair]:
                     side.leave(folder, _mismatch(key, theirs, other.name))
     shared = sorted(key for key in olds if key in news)
     if not shared:
-        reason = _mismatch(next(iter(news)), olds, BASELINE) if news else _mismatch((), news, RESULTS)
+        reason = _mismatch(next(iter(news)), olds, BASELINE) if news else _mismatch((), (), RESULTS)
         return [_Pair(rung, reason=reason)]
     differ = [name for name, *values in zip(SAME, *shared, strict=True) if len(set(values)) > 1]
     return [
@@ -255,9 +263,6 @@ def _quality(pairs: Sequence[_Pair]) -> Family:
     return Family("final_miou", stats.MARGIN, _rungs(pairs, values, contrasts), spread)
 
 
-Values = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 def _values(pair: _Pair, name: str) -> Values:
     paced = record.FIELD[name].group == "speed"
     old, new = (
@@ -285,6 +290,9 @@ def _notes(pairs: Sequence[_Pair], families: Sequence[Family]) -> tuple[str, ...
     notes = []
     if old and new:
         notes.append(f"Commits: {BASELINE} {_commits(old)}; {RESULTS} {_commits(new)}.")
+    hosts = sorted({_plain(run["host"]) for run in (*old, *new)})
+    if len(hosts) > 1:
+        notes.append(f"Hosts differ, though all that must match does: {', '.join(hosts)}.")
     own = sum(run in old for run in new)
     if own:
         notes.append(f"{own} of {len(new)} records of the {RESULTS} are the {BASELINE}'s own, unchanged.")

@@ -350,6 +350,16 @@ def test_a_rung_with_no_usable_record_anywhere_is_seen_all_the_same(sides: tuple
     assert check.compare(*sides, tolerance=0.2, strict=True).code == 4
 
 
+def test_a_baseline_within_the_results_is_no_part_of_them(sides: tuple[Path, Path]) -> None:
+    """Else its seeds would stand in for those of the results, and be compared with themselves."""
+    old, new = sides
+    slow(new, "03")
+    found = check.compare(old, old.parent)
+    assert rung_of(found, "03").contrast.verdict == "slower"
+    assert {name.split("/")[0] for name in reasons(found, "results")} == {"old"}
+    assert rung_of(check.compare(new.parent, new), "03").contrast.verdict == "slower"
+
+
 # Nothing to judge
 
 
@@ -398,6 +408,13 @@ def test_warnings_of_what_was_compared_come_with_their_advice(sides: tuple[Path,
 def test_the_commits_of_both_sides_are_named(sides: tuple[Path, Path]) -> None:
     edit(folders(sides[1], "03", 1)[0], git_commit="fedcba98765")
     assert "Commits: baseline 0123456789; results 0123456789, fedcba9876." in check.compare(*sides).notes
+
+
+def test_other_hosts_are_a_doubt(sides: tuple[Path, Path]) -> None:
+    edit(folders(sides[1], "03", 1)[0], host="elsewhere")
+    found = check.compare(*sides)
+    assert "Hosts differ, though all that must match does: elsewhere, nowhere." in found.notes
+    assert found.code == 0
 
 
 def test_uneven_deviations_are_a_doubt(sides: tuple[Path, Path]) -> None:
