@@ -230,7 +230,7 @@ def to_json(comparison: Comparison) -> str:
         ],
         "notes": list(comparison.notes),
     }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return json.dumps(document, indent=1, allow_nan=False)
 
 
 def _family(family: Family) -> dict[str, Any]:
