@@ -141,10 +141,12 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def _left_out(comparison: Comparison) -> list[str]:
-    """Records that take no part, those with the same reason together."""
+    """Records that take no part, those with the same reason together; not where it is said of their rung."""
+    said = {rung.contrast.reason for family in comparison.families for rung in family.rungs}
     reasons: dict[tuple[str, str], list[str]] = {}
     for each in comparison.left_out:
-        reasons.setdefault((each.side, each.why), []).append(each.name)
+        if each.why not in said:
+            reasons.setdefault((each.side, each.why), []).append(each.name)
     return [
         f"The {side}: {why}." if names == ["."] else f"Left out of the {side}: {_few(names)}: {why}."
         for (side, why), names in reasons.items()
@@ -274,8 +276,8 @@ def annotate(comparison: Comparison) -> str:
             what = rung.contrast.reason if rung.contrast.verdict is None else change
             told = f"{_label(comparison, rung)}: {_verdict(rung.contrast.verdict)}, {what}"
             lines.append((LEVELS.get(rung.contrast.verdict, "notice"), told))
-    if comparison.left_out:
-        lines.append(("warning", "\n".join(_left_out(comparison))))
+    if left := _left_out(comparison):
+        lines.append(("warning", "\n".join(left)))
     lines.sort(key=lambda line: ("error", "warning", "notice").index(line[0]))
     return "\n".join(_command(level, told) for level, told in lines)
 
