@@ -313,7 +313,7 @@ def test_a_loss_at_the_margin_is_rarely_called_worse_or_not_worse() -> None:
     random = np.random.default_rng(14)
     wrong, times = 0, 1000
     for _ in range(times):
-        old, new = draw(random, [40.0] * 9), draw(random, [39.5] * 9)
+        old, new = draw(random, [40.0] * 9, std=0.05), draw(random, [39.5] * 9, std=0.05)
         found = stats.shortfalls(list(zip(new, old, strict=True)), stats.pool([*old, *new]))
         wrong += any(contrast.verdict != "cannot tell" for contrast in found)
     assert wrong / times <= 0.065  # 5 % and three standard errors of a thousand draws
