@@ -73,12 +73,12 @@ def _tally(comparison: Comparison) -> str:
 
 
 def _obstacle(comparison: Comparison) -> str:
-    """The first reason why there is no verdict at all."""
+    """The first reason why there is no verdict at all; a rung on one side alone says least."""
     missing = [each.why for each in comparison.left_out if each.name == "."]
     if missing:
         return " and ".join(missing)
     family = next(family for family in comparison.families if family.blind)
-    reasons = _unjudged(comparison, family)
+    reasons = sorted(_unjudged(comparison, family), key=lambda reason: check.ABSENT in reason)
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return f"{reasons[0]}{more}"
 

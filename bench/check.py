@@ -20,6 +20,7 @@ BASELINE, RESULTS = "baseline", "results"
 # What must agree before two records are of one thing, measured on one machine.
 SAME = ("recipe_fingerprint", "workload_fingerprint", "data_fingerprint", *record.MUST_MATCH)
 REGRESSIONS = ("slower", "worse")
+ABSENT = "no usable record of this rung in the"
 FINE, REGRESSION, CANNOT_JUDGE = 0, 3, 4
 
 Found = tuple[Path, Mapping[str, Any]]  # a folder and its record
@@ -235,7 +236,7 @@ def _mismatch(key: tuple[str, ...], others: Iterable[tuple[str, ...]], side: str
         for other in others
     ]
     if not gaps:
-        return f"no usable record of this rung in the {side}"
+        return f"{ABSENT} {side}"
     fewest: list[str] = min(gaps, key=len)
     return ", ".join(fewest)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import bulletin, stats
+from bench import bulletin, check, stats
 from bench.check import Comparison, Family, LeftOut, Rung
 
 SPREAD = stats.Spread(0.01, 12, False)
@@ -74,6 +74,13 @@ def both(*rungs: Rung) -> Comparison:
         (comparison(UNJUDGED), 4, "nothing could be judged: 03-last: n = 2"),
         (
             comparison(UNJUDGED, rung("04-x", None, contrast=stats.Contrast(1.0, reason="n = 1"))),
+            4,
+            "nothing could be judged: 03-last: n = 2 (and 1 more)",
+        ),
+        (
+            comparison(
+                rung("00-x", None, contrast=stats.Contrast(1.0, reason=f"{check.ABSENT} results")), UNJUDGED
+            ),
             4,
             "nothing could be judged: 03-last: n = 2 (and 1 more)",
         ),
