@@ -6,6 +6,7 @@ when it is called. What the user can mend is printed in one place, `_Commands.in
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 from bench import BenchError, __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from bench.archive import Watch
     from bench.prepare import Prepared
@@ -273,6 +274,101 @@ def report(results: Path, out: Path, target: float | None) -> None:
         click.echo(path)
 
 
+# ----------------------------------------------------------------------------------------------------- check
+
+
+def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
+    """A share of one, from `2%` or `0.02`."""
+    number = text.strip()
+    try:
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise click.BadParameter(f"{text!r} is no share below one; write 2% or 0.02.")
+    return share
+
+
+@cli.command()
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The records to compare with, from this machine.",
+)
+@_results_option("The records to judge.")
+@click.option(
+    "--tolerance",
+    callback=_share,
+    default="2%",
+    show_default=True,
+    metavar="SHARE",
+    help="Loss of throughput that is no regression, as 2% or 0.02.",
+)
+@click.option("--convergence", is_flag=True, help="Compare the final mIoU, too.")
+@click.option("--strict", is_flag=True, help="Exit with 4 where a rung cannot be told or judged, too.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="github: annotations, and the tables in the summary of the workflow.",
+)
+def check(
+    baseline: Path, results: Path, tolerance: float, convergence: bool, strict: bool, form: str
+) -> None:
+    """Is the throughput of these records worse than that of those?
+
+    For records of one's own, unchanging machine. Exits with 3 where a rung is slower (or worse in mIoU), with
+    4 where nothing could be judged.
+
+    \b
+    Examples:
+      segbench check --baseline results/before
+      segbench check --baseline results/before --tolerance 5% --convergence --strict --format github
+    """
+    from bench import bulletin, check
+
+    found = check.compare(baseline, results, tolerance, convergence=convergence, strict=strict)
+    if form == "text":
+        for family in bulletin.shown(found):
+            click.echo(f"{bulletin.TITLES[family.field]}\n")
+            table = bulletin.table(found, family)
+            _print_table(table.head, table.rows)
+            click.echo(f"\n{bulletin.legend(family)}\n")
+        for line in bulletin.remarks(found):
+            click.echo(line)
+    elif form == "markdown":
+        click.echo(bulletin.markdown(found), nl=False)
+    elif form == "json":
+        click.echo(bulletin.to_json(found))
+    else:
+        click.echo(bulletin.annotate(found))
+        _summarize(bulletin.markdown(found))
+    said, hint = bulletin.conclude(found)
+    if found.code:
+        raise BenchError(said, hint, found.code)
+    if form == "text":
+        click.echo(said)
+
+
+def _summarize(text: str) -> None:
+    """Add to the page that GitHub shows beside a workflow's run; nothing elsewhere."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        raise BenchError(
+            f"cannot write the summary {path}: {error.strerror or error}",
+            "unset GITHUB_STEP_SUMMARY, or use --format markdown",
+        ) from error
+
+
 # --------------------------------------------------------------------------------------------------- recipes
 
 
@@ -422,7 +518,7 @@ def _prepare(name: str, dest: Path, make: Callable[[Watch], Prepared], terms: st
     click.echo(f"Next: segbench run --workload {name} --data {shlex.quote(str(dest))}")
 
 
-def _print_table(titles: list[str], rows: list[list[str]]) -> None:
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -433,4 +529,7 @@ def _print_table(titles: list[str], rows: list[list[str]]) -> None:
         table.add_column(title, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to wrap at; rich takes it for a terminal of 80
+    console.print(table)

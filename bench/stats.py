@@ -9,7 +9,7 @@ An effect that cannot be judged is never a verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Mean of one group less that of another (or, from `ratios`, divided by it).
+    """Mean of one group less that of another (or, from `ratios` and `speedups`, divided by it).
 
     `low`, `high`: the interval; `smallest`: the effect found four times in five. With `verdict` None the
     three are None too and `reason` says why.
@@ -119,6 +119,50 @@ def _pace(low: float, high: float, tolerance: float) -> str:
     return "same" if low > fast and high < 1 / fast else "cannot tell"
 
 
+def speedups(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, tolerance: float = TOLERANCE
+) -> list[Contrast]:
+    """Geometric mean of the first group of each pair over that of the second, for speeds: less is slower.
+
+    `spread` is that of the logarithms. Verdict: `slower` where the whole interval lies below 1 - `tolerance`,
+    `faster` where it lies above the reciprocal (a pair turned round then has the mirrored verdict), `same`
+    where it lies between, else `cannot tell`. `smallest`: the ratio, below 1, that would have been found.
+    Holm's steps test against these bounds, not against 1: the chance that any rung within the tolerance is
+    called slower or faster stays below ALPHA, however many others are slower.
+    """
+    edge = -math.log(1 - tolerance)
+    logs = [([math.log(a) for a in first], [math.log(b) for b in second]) for first, second in pairs]
+    found = []
+    for contrast in _contrasts(logs, spread, lambda delta: max(0.0, abs(delta) - edge)):
+        ratio = replace(contrast, delta=math.exp(contrast.delta))
+        if contrast.low is not None and contrast.high is not None and contrast.smallest is not None:
+            low, high = math.exp(contrast.low), math.exp(contrast.high)
+            least = (1 - tolerance) * math.exp(-contrast.smallest)
+            verdict = _pace(1 / high, 1 / low, tolerance)  # of the times, which are the reciprocals
+            ratio = replace(ratio, low=low, high=high, smallest=least, verdict=verdict)
+        found.append(ratio)
+    return found
+
+
+def shortfalls(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, margin: float = MARGIN
+) -> list[Contrast]:
+    """Mean of the first group of each pair less that of the second, where only a loss matters.
+
+    Verdict: `worse` where the whole interval lies below -`margin`, `not worse` where it lies above, else
+    `cannot tell`; Holm's steps test against -`margin`. `smallest`: the difference, below -`margin`, that
+    would have been found worse.
+    """
+    found = []
+    for contrast in _contrasts(pairs, spread, lambda delta: abs(delta + margin)):
+        low, high, smallest = contrast.low, contrast.high, contrast.smallest
+        if low is not None and high is not None and smallest is not None:
+            verdict = "worse" if high < -margin else "not worse" if low > -margin else "cannot tell"
+            contrast = replace(contrast, smallest=-margin - smallest, verdict=verdict)
+        found.append(contrast)
+    return found
+
+
 def _judge(contrast: Contrast, margin: float) -> Contrast:
     low, high = contrast.low, contrast.high
     if low is None or high is None:
@@ -132,12 +176,17 @@ def _judge(contrast: Contrast, margin: float) -> Contrast:
     return replace(contrast, verdict=verdict)
 
 
-def _contrasts(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread) -> list[Contrast]:
-    """Intervals at the levels of Holm's steps; no verdicts yet."""
+def _contrasts(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]],
+    spread: Spread,
+    gap: Callable[[float], float] = abs,
+) -> list[Contrast]:
+    """Intervals at the levels of Holm's steps; no verdicts yet. `gap`: how far a difference lies from what
+    the test would refute, 0 for what it would not; `smallest` is such a gap."""
     found = [_plain(first, second, spread) for first, second in pairs]
     tested = [i for i, contrast in enumerate(found) if not contrast.reason]
     errors = {i: spread.std * math.sqrt(1 / len(pairs[i][0]) + 1 / len(pairs[i][1])) for i in tested}
-    chances = {i: 2 * float(special.stdtr(spread.freedom, -abs(found[i].delta) / errors[i])) for i in tested}
+    chances = {i: 2 * float(special.stdtr(spread.freedom, -gap(found[i].delta) / errors[i])) for i in tested}
     factor = _detectable(spread.freedom, ALPHA / len(tested)) if tested else math.nan
     for i, alpha in _holm(chances).items():
         half = _quantile(1 - alpha / 2, spread.freedom) * errors[i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -65,6 +67,7 @@ def commands(group: click.Group = cli.cli, path: str = "segbench") -> Iterator[t
 
 
 COMMANDS = dict(commands())
+NO_SHARES = ("", "%", "much", "2", "100%", "-1%", "-0.02", "nan", "inf%", "2%%", "2,5%", "2 %  of it")
 
 
 # ----------------------------------------------------------------------------------------------------- help
@@ -117,6 +120,9 @@ def test_the_version_names_torch_without_importing_it() -> None:
         ["run", "--recipe", ","],
         ["run", "--recipes", "all"],
         ["report", "--target", "101"],
+        ["check"],
+        *(["check", "--baseline", "x", f"--tolerance={text}"] for text in NO_SHARES),
+        ["check", "--baseline", "x", "--format", "html"],
         ["recipes", "diff", "00"],
         ["prepare", "camvid", "source"],
         ["prepare", "ade20k", "only-one"],
@@ -410,6 +416,117 @@ def test_report_writes_what_it_is_told_and_names_the_pages(
     done = call("report", "--results", "a", "--out", "b", "--target", "30")
     assert asked == [(Path("a"), Path("b"), 30.0)]
     assert done.stdout == f"{tmp_path}/mini/report.md\n"
+
+
+# ---------------------------------------------------------------------------------------------------- check
+
+REFERENCE = ROOT / "results" / "reference" / "epyc-2-core"
+
+
+def slower(place: Path) -> Path:
+    """Well-formed records of which rung 03 takes twice the time it takes in `place / "old"`."""
+    from tests.test_check import slow, write
+
+    for side in ("old", "new"):
+        write(place / side, np.random.default_rng(len(side)), ("00", "03"))
+    slow(place / "new", "03")
+    return place / "new"
+
+
+def test_check_passes_where_nothing_is_slower(place: Path) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--convergence")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert "Throughput, img/s" in done.stdout
+    assert "Final mIoU, points" in done.stdout
+    assert sum(line.startswith("0") for line in done.stdout.splitlines()) == 18
+    assert done.stdout.splitlines()[-1].startswith("No regression was found: ")
+
+
+def test_check_exits_with_3_where_a_rung_is_slower(place: Path) -> None:
+    done = call("check", "--baseline", "old", "--results", slower(place))
+    assert done.exit_code == 3
+    [row] = [line.split() for line in done.stdout.splitlines() if line.startswith("03")]
+    assert "SLOWER" in row
+    assert done.stderr.splitlines()[0] == "Error: 1 of 2 rungs is slower than the baseline: 03-cosine"
+    assert done.stderr.splitlines()[1].startswith("Hint: measure again")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "json", "github"])
+def test_check_without_a_baseline_exits_with_4_and_says_so(form: str, place: Path) -> None:
+    done = call("check", "--baseline", "nowhere", "--results", REFERENCE, "--format", form)
+    assert done.exit_code == 4
+    assert done.stderr.startswith("Error: nothing could be judged: there is no folder nowhere\nHint: ")
+    assert "there is no folder nowhere" in done.stdout
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 4)])
+def test_strict_decides_what_a_doubt_is_worth(options: list[str], code: int) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, *options)
+    assert "CANNOT TELL" in done.stdout
+    assert done.exit_code == code
+
+
+@pytest.mark.parametrize("text", ["20%", "0.2", " 20 % ", "2e-1"])
+def test_the_tolerance_is_a_share_however_it_is_written(text: str) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--tolerance", text)
+    assert "the whole interval below 0.8" in done.stdout
+
+
+def test_the_tolerance_is_that_of_the_statistics_unless_said() -> None:
+    from bench import stats
+
+    [option] = [each for each in COMMANDS["segbench check"].params if each.name == "tolerance"]
+    assert option.default == f"{100 * stats.TOLERANCE:g}%"
+
+
+def test_the_json_of_a_check_is_one_object_with_the_exit_code(place: Path) -> None:
+    done = call("check", "--baseline", "old", "--results", slower(place), "--format", "json")
+    said = json.loads(done.stdout)
+    assert said["exit_code"] == done.exit_code == 3
+    assert [rung["verdict"] for rung in said["tables"]["images_per_s"]["rungs"]].count("slower") == 1
+
+
+def test_github_gets_annotations_and_the_table_is_added_to_its_summary(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "summary").write_text("# before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary"))
+    done = call("check", "--baseline", "old", "--results", slower(place), "--format", "github")
+    assert done.exit_code == 3
+    assert all(line.startswith("::") for line in done.stdout.splitlines())
+    text = (place / "summary").read_text()
+    assert text.startswith("# before\n## segbench check\n")
+    assert "| 03-cosine |" in text
+    assert (
+        "| 03-cosine |"
+        in call("check", "--baseline", "old", "--results", "new", "--format", "markdown").stdout
+    )
+
+
+def test_a_summary_that_cannot_be_written_is_an_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place))
+    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--format", "github")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: cannot write the summary {place}: ")
+
+
+def test_check_needs_no_torch_and_nothing_else_that_is_slow() -> None:
+    code = (
+        "import sys\n"
+        "from bench import cli\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    arguments = ["check", "--baseline", str(REFERENCE), "--results", str(REFERENCE), "--convergence"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "No regression was found" in done.stdout
+    assert not set(done.stderr.split()) & {"torch", "torchvision", "pandas", "matplotlib"}
+
+
+# ------------------------------------------------------------------------------------------------ the trainer
 
 
 def test_the_fake_trainer_has_what_the_real_one_has() -> None:

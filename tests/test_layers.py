@@ -17,10 +17,10 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # it and from its right in its own row; one without torch never imports one with it, wherever that stands.
 LAYERS = """
     | __main__ cli
-    train artifacts | report check figures tables runner progress doctor prepare
+    train artifacts | report bulletin check figures tables runner progress doctor prepare
     source learner noise evaluate steps batches replicas transform pretrained model optim checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams
-    | workload recipe settings assets record stats clock
+    | soundness workload recipe settings assets record stats clock
     | __init__
 """
 # `bench.load` is the public door to `record`, opened when somebody knocks.

@@ -194,3 +194,126 @@ def test_the_target_is_reached_at_the_first_evaluation_at_or_above_it() -> None:
 )
 def test_a_miss_counts_as_infinite_in_the_median(times: list[float | None], expected: float) -> None:
     assert stats.median(times) == expected
+
+
+# Speeds against a baseline: a verdict counts from the tolerance on, a loss of mIoU from the margin on
+
+
+def speeds(
+    random: np.random.Generator, means: list[float], n: int = 3, noise: float = 0.01
+) -> list[list[float]]:
+    return [[float(x) for x in mean * np.exp(noise * random.standard_normal(n))] for mean in means]
+
+
+def against(new: list[list[float]], old: list[list[float]]) -> list[stats.Contrast]:
+    spread = stats.pool([[math.log(x) for x in group] for group in (*old, *new)])
+    return stats.speedups(list(zip(new, old, strict=True)), spread)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(0.5, "slower"), (2.0, "faster"), (1.0, "same"), (1.015, "cannot tell"), (0.985, "cannot tell")],
+)
+def test_speeds_are_compared_by_their_ratio(factor: float, verdict: str) -> None:
+    base = [99.9, 100.0, 100.1]
+    (contrast,) = stats.speedups([([factor * x for x in base], base)], stats.Spread(0.005, 16, False))
+    assert contrast.delta == pytest.approx(factor)
+    assert contrast.verdict == verdict
+
+
+def test_a_speedup_turned_round_has_the_mirrored_verdict() -> None:
+    mirror = {"slower": "faster", "faster": "slower", "same": "same", "cannot tell": "cannot tell"}
+    random = np.random.default_rng(8)
+    old, new = (speeds(random, [float(x) for x in random.uniform(95, 105, 200)]) for _ in range(2))
+    there, back = against(new, old), against(old, new)
+    assert {contrast.verdict for contrast in there} >= {"slower", "faster", "cannot tell"}
+    assert [mirror[str(a.verdict)] for a in there] == [b.verdict for b in back]
+
+
+def test_groups_compared_with_themselves_are_never_slower() -> None:
+    random = np.random.default_rng(9)
+    for noise in (1e-9, 0.001, 0.01, 0.3):
+        groups = speeds(random, [100.0] * 9, noise=noise)
+        assert {contrast.verdict for contrast in against(groups, groups)} <= {"same", "cannot tell"}
+
+
+@pytest.mark.parametrize("change", [1.0, 0.98])
+def test_equal_rungs_are_rarely_called_slower_even_at_the_edge_of_the_tolerance(change: float) -> None:
+    random = np.random.default_rng(10)
+    wrong, times = 0, 2000
+    for _ in range(times):
+        old, new = speeds(random, [100.0] * 9), speeds(random, [100.0 * change] * 9)
+        wrong += any(contrast.verdict == "slower" for contrast in against(new, old))
+    assert wrong / times <= 0.05
+
+
+def test_rungs_at_the_edge_are_rarely_called_slower_whatever_their_n() -> None:
+    """Holm's steps lower the bar after each slower rung: only what lies beyond the tolerance may do so."""
+    random = np.random.default_rng(11)
+    counts = [3, 4, 6, 9, 13, 20, 30, 45, 70]
+    wrong, times = 0, 1500
+    for _ in range(times):
+        old, new = ([speeds(random, [mean], n, noise=0.0005)[0] for n in counts] for mean in (100.0, 98.0))
+        wrong += any(contrast.verdict == "slower" for contrast in against(new, old))
+    assert wrong / times <= 0.05
+
+
+@pytest.mark.parametrize("rungs", [1, 9])
+def test_a_slowdown_of_10_percent_is_found_at_n_3_and_1_percent_noise(rungs: int) -> None:
+    random = np.random.default_rng(12)
+    found, times = 0, 300
+    for _ in range(times):
+        old, new = speeds(random, [100.0] * rungs), speeds(random, [90.0] + [100.0] * (rungs - 1))
+        found += against(new, old)[0].verdict == "slower"
+    assert found / times >= 0.99
+
+
+@pytest.mark.parametrize("n", range(stats.FEWEST, 11))
+def test_a_tenfold_slowdown_is_found_at_every_n_that_gives_a_verdict(n: int) -> None:
+    random = np.random.default_rng(n)
+    for _ in range(50):
+        old, new = speeds(random, [100.0], n, noise=0.05), speeds(random, [10.0], n, noise=0.05)
+        assert against(new, old)[0].verdict == "slower"
+
+
+def test_the_smallest_slowdown_is_found_four_times_in_five() -> None:
+    random = np.random.default_rng(13)
+    (contrast,) = stats.speedups([([100.0] * 3, [100.0] * 3)], stats.Spread(0.01, 16, False))
+    assert contrast.smallest is not None
+    found, times = 0, 800
+    for _ in range(times):
+        groups = speeds(random, [100.0 * contrast.smallest] + [100.0] * 7)
+        spread = stats.pool([[math.log(x) for x in group] for group in groups])
+        found += stats.speedups([(groups[0], groups[1])], spread)[0].verdict == "slower"
+    assert 0.77 <= found / times <= 0.84
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([], [1.0] * 3), ([1.0, 2.0], [1.0] * 3), ([math.nan] * 3, [1.0] * 3)]
+)
+def test_what_cannot_be_judged_is_neither_slower_nor_worse(first: list[float], second: list[float]) -> None:
+    for judged in (stats.speedups, stats.shortfalls):
+        for std in (0.01, 0.0, math.nan):
+            (contrast,) = judged([(first, second)], stats.Spread(std, 16, False))
+            assert contrast.verdict in (None, "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("delta", "verdict"),
+    [(-2.0, "worse"), (0.0, "not worse"), (3.0, "not worse"), (-0.6, "cannot tell"), (-0.4, "cannot tell")],
+)
+def test_only_a_loss_beyond_the_margin_is_worse(delta: float, verdict: str) -> None:
+    base = [45.0, 45.0, 45.0]
+    (contrast,) = stats.shortfalls([([x + delta for x in base], base)], FLAT)
+    assert contrast.verdict == verdict
+    assert contrast.smallest == pytest.approx(-0.5 - 3.0 * 0.2 * math.sqrt(2 / 3), abs=0.05)
+
+
+def test_a_loss_at_the_margin_is_rarely_called_worse_or_not_worse() -> None:
+    random = np.random.default_rng(14)
+    wrong, times = 0, 1000
+    for _ in range(times):
+        old, new = draw(random, [40.0] * 9, std=0.05), draw(random, [39.5] * 9, std=0.05)
+        found = stats.shortfalls(list(zip(new, old, strict=True)), stats.pool([*old, *new]))
+        wrong += any(contrast.verdict != "cannot tell" for contrast in found)
+    assert wrong / times <= 0.065  # 5 % and three standard errors of a thousand draws

@@ -1,0 +1,95 @@
+"""Whether a record agrees with itself: a run writes many numbers twice, and an edit changes them once.
+
+Phases add up to the wall time, the final score is that of the last evaluation, the speed follows from steps
+and seconds, the fingerprints from the TOML files beside. What does not fit is named in words; such a record
+is neither averaged nor compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import BenchError, recipe, record, workload
+
+PHASES = ("setup_s", "train_s", "eval_s", "checkpoint_s")
+NEEDED = (*PHASES, "wall_s", "steps", "steps_done", "batch_size", "images_per_s", "final_miou", "best_miou")
+CLOSE = 1e-6  # relative: nothing but rounding lies between the two
+# Of the train time, what may pass after the last evaluation: no step is left, but data workers are sent home.
+AFTER_S, AFTER_SHARE = 1.0, 0.01
+
+
+def faults(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """What does not fit in the record `run` of a finished run in `folder`, a line each; none: it is sound."""
+    unknown = [name for name in NEEDED if run[name] is None]
+    if unknown:
+        return [f"finished without {', '.join(unknown)}"]
+    return [*_settings(folder, run), *_times(run), *_scores(folder, run)]
+
+
+def _settings(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for kind, parse in (("recipe", recipe.parse), ("workload", workload.parse)):
+        path = folder / f"{kind}.toml"
+        try:
+            said = parse(path.read_text(encoding="utf-8"), path.name)
+        except (OSError, ValueError) as error:
+            found.append(f"its {path.name} cannot be read: {error.__class__.__name__}")
+        except BenchError as error:
+            found.append(error.message)
+        else:
+            if (said.name, said.fingerprint) != (run[kind], run[f"{kind}_fingerprint"]):
+                found.append(f"its run.json does not fit its {path.name}")
+    return found
+
+
+def _times(run: Mapping[str, Any]) -> list[str]:
+    if min(run[phase] for phase in PHASES) < 0 or min(run["train_s"], run["images_per_s"]) <= 0:
+        return ["one of its phases took less than no time, or its training took none"]
+    found = []
+    total = math.fsum(run[phase] for phase in PHASES)
+    if not _same(total, run["wall_s"]):
+        found.append(f"its phases add up to {total:.6g} s, its wall_s is {run['wall_s']:.6g}")
+    if run["steps_done"] != run["steps"]:
+        found.append(f"it is finished, but {run['steps_done']} of {run['steps']} steps are done")
+    speed = run["steps"] * run["batch_size"] / run["train_s"]
+    if not run["resumed"] and not _same(speed, run["images_per_s"]):
+        said = run["images_per_s"]
+        found.append(f"steps x batch_size / train_s is {speed:.6g}, its images_per_s is {said:.6g}")
+    return found
+
+
+def _scores(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    try:
+        evals = record.read_evals(folder)
+    except BenchError as error:
+        return [error.message.replace(f"{folder}/", "its ")]
+    if not evals:
+        return ["its evals.jsonl is missing or empty"]
+    return [*_final(run, evals), *_clock(run, evals[-1])]
+
+
+def _final(run: Mapping[str, Any], evals: Sequence[Mapping[str, Any]]) -> list[str]:
+    last, best = evals[-1]["miou"], max(row["miou"] for row in evals)
+    found = []
+    if not _same(run["final_miou"], last):
+        found.append(f"its final_miou is {run['final_miou']:.6g}, its last evaluation shows {last:.6g}")
+    if not _same(run["best_miou"], best):
+        found.append(f"its best_miou is {run['best_miou']:.6g}, its best evaluation shows {best:.6g}")
+    return found
+
+
+def _clock(run: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """The last evaluation follows the last step: the clock of training stands still from then on."""
+    if last["step"] != run["steps"]:
+        return [f"its last evaluation follows step {last['step']} of {run['steps']}"]
+    after = run["train_s"] - last["train_s"]
+    if -CLOSE * run["train_s"] <= after <= max(AFTER_S, AFTER_SHARE * run["train_s"]):
+        return []
+    return [f"its train_s is {run['train_s']:.6g}, at its last evaluation it was {last['train_s']:.6g}"]
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=CLOSE, abs_tol=1e-9)
