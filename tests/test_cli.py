@@ -420,7 +420,7 @@ def test_report_writes_what_it_is_told_and_names_the_pages(
 
 # ---------------------------------------------------------------------------------------------------- check
 
-REFERENCE = ROOT / "results" / "reference" / "epyc-2-core"
+REFERENCE = ROOT / "results" / "reference" / "epyc-2-core" / "mini"
 
 
 def slower(place: Path) -> Path:
