@@ -43,10 +43,13 @@ class Batch:
 
 
 class Batches(torch.utils.data.Dataset["Batch | BenchError"]):
-    """Item t is the batch of step t."""
+    """Item t is the batch of step t, or the part of it that `share` names: a device's."""
 
-    def __init__(self, dataset: Dataset, crop: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, crop: int, batch_size: int, seed: int, share: slice | None = None
+    ) -> None:
         self.dataset, self.crop, self.batch_size, self.seed = dataset, crop, batch_size, seed
+        self.share = range(batch_size)[share or slice(None)]
 
     def __getitem__(self, step: int) -> Batch | BenchError:
         """The batch, or what is wrong with its data: an error raised in a worker would lose its hint."""
@@ -57,12 +60,13 @@ class Batches(torch.utils.data.Dataset["Batch | BenchError"]):
 
     def make(self, step: int) -> Batch:
         """The batch of a step. BenchError: a picture or label that cannot be used."""
-        count, crop = self.batch_size, self.crop
+        count, crop = len(self.share), self.crop
+        first = step * self.batch_size + self.share.start
         images = np.empty((count, crop, crop, 3), np.uint8)
         labels = np.empty((count, crop, crop), np.uint8)
         uniforms = np.empty((count, DRAWS))
         places = np.empty((count, 2), np.int64)
-        for row, (epoch, index) in enumerate(samples(len(self.dataset), step * count, count, self.seed)):
+        for row, (epoch, index) in enumerate(samples(len(self.dataset), first, count, self.seed)):
             image, label = self.dataset.pair(index)
             uniforms[row] = stream(self.seed, AUGMENT, epoch, index).random(DRAWS)
             places[row] = crop_sample(image, label, crop, uniforms[row], images[row], labels[row])
@@ -110,6 +114,17 @@ def _unpacked(loader: Iterator[Batch | BenchError]) -> Iterator[Batch]:
         if isinstance(made, BenchError):
             raise made
         yield made
+
+
+def told(error: BaseException) -> BaseException:
+    """The error as it is, or in our words where torch says that a worker has died: it says so by a signal,
+    wherever the program then is."""
+    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
+        return error
+    return BenchError(
+        f"a process that prepares batches has died: {error}",
+        "free memory, or use a workload with fewer [train] data_workers; the same command goes on",
+    )
 
 
 def _as_it_is(batch: Any) -> Any:

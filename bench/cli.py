@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.prepare import Prepared
     from bench.recipe import Recipe
     from bench.runner import Outcome, Result, Run
+    from bench.seat import Seat
 
 INTERRUPTED = 130
 RESULTS = Path("results/local")
@@ -132,6 +133,12 @@ def cli() -> None:
     help="auto: cuda where there is one.",
 )
 @click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Devices that share each run: GPUs, or processes on a CPU.  [default: 1; under torchrun: its]",
+)
+@click.option(
     "--deterministic", is_flag=True, help="Allow deterministic algorithms only: slower, bit-identical."
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be trained, and train nothing.")
@@ -143,6 +150,7 @@ def run(
     weights: Path | None,
     results: Path,
     device: str,
+    devices: int | None,
     deterministic: bool,
     dry_run: bool,
 ) -> None:
@@ -155,6 +163,7 @@ def run(
     Examples:
       segbench run --recipe all --seeds 3
       segbench run --recipe 00-mmseg-baseline,my-recipe.toml --seeds 5 --results results/mine
+      segbench run --workload ade20k --data data/ade20k --devices 8
     """
     from rich.console import Console
 
@@ -164,7 +173,8 @@ def run(
     if not recipes:
         raise click.UsageError("--recipe names no recipe.")
     command = shlex.join(["segbench", *sys.argv[1:]])
-    console = Console(stderr=True)
+    place = _find_seat(devices)
+    console = Console(stderr=True, quiet=place.rank > 0)
     with console.status("loading torch"):
         plan = runner.plan(
             recipes,
@@ -174,14 +184,18 @@ def run(
             data=data,
             weights=weights,
             device=device,
+            seat=place,
             command=command,
             deterministic=deterministic,
         )
     if dry_run:
-        _print_plan(plan)
+        if place.rank == 0:
+            _print_plan(plan)
         return
     display = progress.display(console, [each.name for each in recipes], range(seeds))
     result = runner.run(plan, display)
+    if place.rank:  # the first process tells
+        sys.exit(0 if all(each.status == "finished" for each in result.outcomes) else 1)
     rows = [(each.name, records) for each in recipes if (records := _finished(result, each))]
     if rows:
         click.echo()
@@ -190,6 +204,20 @@ def run(
     click.echo(
         "Next: segbench report" + ("" if results == RESULTS else f" --results {shlex.quote(str(results))}")
     )
+
+
+def _find_seat(devices: int | None) -> Seat:
+    """Where this process stands: alone, the first of so many devices, or where torchrun put it."""
+    from bench import seat
+
+    place = seat.launched()
+    if place is None:
+        return seat.Seat(devices=devices or 1, local_devices=devices or 1)
+    if devices not in (None, place.devices):
+        raise BenchError(
+            f"--devices {devices}, but torchrun started {place.devices} processes", "leave --devices out", 2
+        )
+    return place
 
 
 def _print_plan(plan: list[Run]) -> None:

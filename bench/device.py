@@ -17,25 +17,27 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
-def facts(wanted: str) -> dict[str, Any]:
-    """The machine's fields of a record for `wanted` (auto, cpu or cuda), with reasons in `unmeasured`.
+def facts(wanted: str, devices: int = 1) -> dict[str, Any]:
+    """The machine's fields of a record for so many devices of `wanted` (auto, cpu or cuda), with reasons in
+    `unmeasured`.
 
-    auto is cuda where torch sees a GPU. BenchError: cuda is wanted and there is none, or an unknown name.
+    auto is cuda where torch sees a GPU. BenchError: there are not so many, or an unknown name.
     """
     device = _resolve(wanted)
+    _count(device, devices)
     cuda = device == "cuda"
     driver, problem = nvml.driver_version() if cuda else (None, "the run used no GPU")
     found = {
         **machine.host_facts(),
         "device": device,
-        "device_count": 1,
+        "device_count": devices,
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "driver": driver,
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if cuda else max(1, torch.get_num_threads() // devices),
         "tf32": cuda and torch.backends.cudnn.allow_tf32,
         "cudnn_benchmark": cuda,
     }
@@ -47,8 +49,10 @@ def facts(wanted: str) -> dict[str, Any]:
     return found
 
 
-def set_up(device: str, threads: int, deterministic: bool, cores: Collection[int] = ()) -> torch.device:
-    """Settle what this process computes with, before it computes anything.
+def set_up(
+    device: str, threads: int, deterministic: bool, cores: Collection[int] = (), rank: int = 0
+) -> torch.device:
+    """Settle what this process, number `rank` of its run, computes with, before it computes anything.
 
     `threads` 0 is torch's own number; `cores` are those the process is pinned to, none: any.
     """
@@ -62,7 +66,10 @@ def set_up(device: str, threads: int, deterministic: bool, cores: Collection[int
     torch.backends.cudnn.benchmark = not deterministic
     if device == "cpu":
         _keep_freed_memory()
-    return torch.device(device)
+    if device == "cpu":
+        return torch.device(device)
+    torch.cuda.set_device(rank)
+    return torch.device(device, rank)
 
 
 def wait_for(device: torch.device) -> None:
@@ -71,9 +78,11 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def uuids(device: torch.device) -> list[str]:
+def uuids(device: torch.device, devices: int = 1) -> list[str]:
     """UUIDs of the CUDA devices of the run, for NVML."""
-    return [str(torch.cuda.get_device_properties(device).uuid)] if device.type == "cuda" else []
+    if device.type == "cpu":
+        return []
+    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(devices)]
 
 
 def measured_peak_tflops(device: torch.device, precision: str) -> float:
@@ -104,6 +113,20 @@ def _resolve(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise BenchError("torch sees no CUDA device here", "use --device cpu, or check `nvidia-smi`")
     return wanted
+
+
+def _count(device: str, devices: int) -> None:
+    """BenchError: there are not so many devices."""
+    if device == "cuda":
+        found, what = torch.cuda.device_count(), "CUDA device"
+    else:
+        found, what = len(machine.usable_cores()), "core"
+    if devices > found:
+        are, plural = ("is", "") if found == 1 else ("are", "s")
+        raise BenchError(
+            f"--devices {devices}, but there {are} {found} {what}{plural}",
+            f"use --devices {found} or less: a run is the same on any number of them",
+        )
 
 
 def _keep_freed_memory() -> None:

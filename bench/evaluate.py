@@ -26,10 +26,20 @@ Scored = Iterable[tuple[Tensor, Tensor]]  # pictures (N, 3, h, w) and labels (N,
 class Validation:
     """The validation set under a protocol: batches of pictures and the labels they are scored by.
 
-    Under `squash` a data set that is kept in memory is resized once.
+    Under `squash` a data set that is kept in memory is resized once. Of several devices each has every so
+    many batches, `rank` the first of its own: together each picture once.
     """
 
-    def __init__(self, dataset: Dataset, protocol: str, crop: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        protocol: str,
+        crop: int,
+        batch_size: int,
+        rank: int = 0,
+        devices: int = 1,
+    ) -> None:
+        self.rank, self.devices = rank, devices
         self.dataset, self.protocol, self.crop = dataset, protocol, crop
         self.batch_size = batch_size if protocol == "squash" else 1
         self.kept = list(self._batches()) if protocol == "squash" and dataset.kept is not None else None
@@ -42,7 +52,7 @@ class Validation:
         return iter(self.kept) if self.kept is not None else self._batches()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(self.dataset), self.batch_size):
+        for first in range(0, len(self.dataset), self.batch_size)[self.rank :: self.devices]:
             indices = range(first, min(first + self.batch_size, len(self.dataset)))
             images, labels = zip(*(self.sample(index) for index in indices), strict=True)
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(labels))

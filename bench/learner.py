@@ -6,6 +6,8 @@ It knows a recipe, a workload and a device, and nothing of clocks, records or fi
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import device, evaluate, noise, optim, pretrained, replicas, workload
+from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrained, replicas, workload
 from bench import model as models
 from bench.batches import Batch
 from bench.evaluate import Scored
+from bench.group import ALONE, Group
 from bench.recipe import Recipe
 from bench.streams import WARM_UP
 from bench.workload import Workload
@@ -26,16 +29,22 @@ WARM_UP_STEPS = 3
 
 
 class Learner:
-    """Model, optimiser and gradient scaler of one run on one device, initialised from `seed`.
+    """Model, optimiser and gradient scaler of one run on this device of `group`, initialised from `seed`.
 
     `weights`: where torchvision's weight files lie, as `pretrained.load_backbone` takes it.
     BenchError: the weights that the recipe starts from cannot be had.
     """
 
     def __init__(
-        self, recipe: Recipe, work: Workload, seed: int, where: torch.device, weights: Path | None = None
+        self,
+        recipe: Recipe,
+        work: Workload,
+        seed: int,
+        where: torch.device,
+        weights: Path | None = None,
+        group: Group = ALONE,
     ) -> None:
-        self.recipe, self.seed, self.device = recipe.values, seed, where
+        self.recipe, self.seed, self.device, self.group = recipe.values, seed, where, group
         self.crop, self.replicas = work.values["train"]["crop"], work.values["train"]["replicas"]
         self.batch_size = self.recipe["optim"]["batch_size"]
         self.classes = len(work.values["data"]["classes"])
@@ -47,6 +56,10 @@ class Learner:
         self.scaler = torch.amp.GradScaler(where.type, enabled=self.precision == "fp16")
         self.layout = torch.channels_last if system["channels_last"] else torch.contiguous_format
         self.model = self._build(work.values["model"], weights)
+        self.sync_bn = self.recipe["replicas"]["sync_bn"]
+        if self.sync_bn:
+            batchnorm.synchronise(self.model, group, where)
+        self.shared = group.wrap(self.model, where)  # the same parameters
         self.optimizer = optim.build(self.recipe["optim"], self.model)
 
     def _build(self, settings: Any, place: Path | None) -> models.DeepLab:
@@ -58,25 +71,51 @@ class Learner:
         return model.to(memory_format=self.layout).to(self.device).train()
 
     def train_step(self, batch: Batch, step: int, lr: float) -> Tensor:
-        """One optimiser step; its loss, a scalar left on the device."""
+        """One optimiser step on this device's part of the batch; the loss of the whole, a scalar left on the
+        device. BenchError: it does not fit in memory."""
+        with self._room():
+            return self._step(batch, step, lr)
+
+    def _step(self, batch: Batch, step: int, lr: float) -> Tensor:
         images, labels = batch.on(self.device)
-        images, model = images.contiguous(memory_format=self.layout), self.model
-        keep = replicas.dropout_mask(self.seed, step, len(images), model.head_width, model.dropout)
-        keep = keep.to(self.device, non_blocking=True)
+        images, model, group = images.contiguous(memory_format=self.layout), self.model, self.group
+        keep = replicas.dropout_mask(self.seed, step, self.batch_size, model.head_width, model.dropout)
+        keep = keep[group.share(self.batch_size)].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        sync_bn = self.recipe["replicas"]["sync_bn"]
+        here, scale = self.replicas // group.devices, self.scaler.scale
         with self.autocast:
-            loss = replicas.accumulate(model, images, labels, keep, self.replicas, sync_bn, self.scaler.scale)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            loss = replicas.accumulate(
+                self.shared, images, labels, keep, here, self.sync_bn, scale, group.leads
+            )
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss
+        return group.mean(loss)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Turns want of memory into a BenchError that names what did not fit."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            here = self.batch_size // (self.group.devices if self.sync_bn else self.replicas)
+            why = "with sync BN all replicas of a device go together" if self.sync_bn else "one replica"
+            raise BenchError(
+                f"out of memory: {here} images of {self.crop} x {self.crop} ({why}) do not fit on a device",
+                "use more devices, --devices N: each then has less to hold"
+                if self.sync_bn
+                else "use a device with more memory, a smaller batch or a smaller crop",
+            ) from error
 
     def evaluate(self, validation: Scored) -> Tensor:
-        """The confusion matrix (classes, classes) over the validation set, on the CPU."""
+        """The confusion matrix (classes, classes) over the validation set of all devices, on the CPU."""
+        self.group.hand_on_statistics(self.model)
         with self.autocast:
-            return evaluate.evaluate(self.model, validation, self.device, self.classes)
+            confusion = evaluate.evaluate(self.model, validation, self.device, self.classes)
+        return self.group.total(confusion.to(self.device)).cpu()
 
     def predict(self, images: Tensor, size: tuple[int, ...]) -> Tensor:
         """Class numbers (N, *size) on the CPU for uint8 images (N, 3, h, w)."""
@@ -92,17 +131,15 @@ class Learner:
         Everything is put back as it was. Returns the FLOPs of one training image, forward and backward.
         """
         before = _copy(self.state())
-        flops = 0
+        flops, count = 0, self.batch_size // self.group.devices
         for number in range(WARM_UP_STEPS):
-            batch = noise.batch(
-                self.batch_size, self.crop, self.classes, (self.seed, WARM_UP, number), self.device
-            )
+            batch = noise.batch(count, self.crop, self.classes, (self.seed, WARM_UP, number), self.device)
             with FlopCounterMode(display=False) if number == 0 else contextlib.nullcontext() as counter:
                 self.train_step(batch, step=0, lr=0.0)
             if counter is not None:
-                flops = counter.get_total_flops() // self.batch_size
-        images, labels = next(iter(validation))
-        self.predict(images, labels.shape[1:])
+                flops = counter.get_total_flops() // count
+        for images, labels in itertools.islice(validation, 1):  # a small set may leave some device none
+            self.predict(images, labels.shape[1:])
         self.optimizer = optim.build(self.recipe["optim"], self.model)
         self.load(before)
         return flops
@@ -120,6 +157,12 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on whatever device, or Python says that memory has run out."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _copy(state: Any) -> Any:

@@ -146,7 +146,8 @@ class Telemetry:
 
     `uuids` are those of the run's CUDA devices, in CUDA's order. A resumed run hands in the `state` of its
     checkpoint: sums and the column t go on from there, and later rows, whose work was lost, are dropped.
-    `now` returns monotonic seconds. BenchError: `path` cannot be written.
+    `others` are the process numbers of the run's other devices, `cores` those of the run where they are not
+    this process's. `now` returns monotonic seconds. BenchError: `path` cannot be written.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ class Telemetry:
         uuids: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
         now: Callable[[], float] = time.perf_counter,
+        others: Sequence[int] = (),
+        cores: Sequence[int] = (),
     ) -> None:
         state = state or {"t": 0.0, "train_s": 0.0, "tallies": {}, "warnings": []}
         self._now = now
@@ -165,7 +168,10 @@ class Telemetry:
         self._phase = "setup"
         self._since: float | None = None  # where the open interval starts
         self._cpu: tuple[float, float, float] | None = None
-        self._cores = sorted(os.sched_getaffinity(0))  # of those of a run beside this one, nothing is told
+        self._others = others
+        self._cores = sorted(
+            cores or os.sched_getaffinity(0)
+        )  # of those of a run beside this one, nothing is told
         self._energy: dict[str, float] = {}
         self._processes: list[psutil.Process] = [psutil.Process()]
         self._memory_due = now()
@@ -280,7 +286,7 @@ class Telemetry:
         return self._warnings | ({"telemetry_stopped"} if stopped else set())
 
     def _look_for_others(self) -> None:
-        if self._gpus.shared({process.pid for process in _family()}):
+        if self._gpus.shared({process.pid for process in _family(self._others)}):
             self._warnings.add("gpu_shared")
 
     def _tally(self, key: str) -> Tally:
@@ -336,7 +342,7 @@ class Telemetry:
     def _read_memory(self) -> float | None:
         """Proportional set size of this process and its descendants, MiB."""
         began = time.thread_time()
-        self._processes = _family()
+        self._processes = _family(self._others)
         try:
             memory = _proportional_mib(self._processes)
         except (psutil.AccessDenied, AttributeError) as error:
@@ -359,6 +365,22 @@ class Telemetry:
             self._warnings.add("telemetry_stopped")
 
 
+class NoTelemetry:
+    """What a device of the run has that does not keep the record: nothing is measured twice."""
+
+    def start(self) -> None: ...
+
+    def enter(self, phase: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def summary(self) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
+        return {}, {}, []
+
+
 def _open_rows(path: Path, until: float) -> BinaryIO:
     """`path` with its header and the rows up to `until` (s), opened to append. BenchError: cannot be."""
     kept = [",".join(COLUMNS)]
@@ -372,10 +394,16 @@ def _open_rows(path: Path, until: float) -> BinaryIO:
         raise record.unwritable(path, error) from error
 
 
-def _family() -> list[psutil.Process]:
-    """This process and its descendants."""
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
+def _family(others: Sequence[int] = ()) -> list[psutil.Process]:
+    """This process, those of the run's other devices, and all their descendants."""
+    found = []
+    for pid in (None, *others):
+        try:
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def _proportional_mib(processes: Sequence[psutil.Process]) -> float:

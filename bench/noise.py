@@ -24,25 +24,41 @@ def batch(count: int, crop: int, classes: int, address: tuple[int, int, int], de
 
 
 def batches(
-    count: int, crop: int, classes: int, seed: int, steps: range, device: torch.device
+    count: int, crop: int, classes: int, seed: int, steps: range, device: torch.device, replicas: range
 ) -> Iterator[Batch]:
-    """A batch for each of the steps; any step alone gives the same one."""
+    """The part of each step's batch that these replicas have, `count` samples each; any step alone gives the
+    same one, on any number of devices of a kind."""
     for step in steps:
-        yield batch(count, crop, classes, (seed, NOISE, step), device)
+        parts = [
+            batch(count, crop, classes, (seed, NOISE, step * 2**20 + replica), device) for replica in replicas
+        ]
+        yield Batch(
+            *(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts), strict=True))
+        )
 
 
 class Validation:
     """So many pictures of noise as `evaluate` takes them: (N, 3, S, S) and (N, S, S) uint8 on the device."""
 
-    def __init__(self, images: int, crop: int, classes: int, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: int,
+        crop: int,
+        classes: int,
+        batch_size: int,
+        device: torch.device,
+        rank: int = 0,
+        devices: int = 1,
+    ) -> None:
         self.images, self.crop, self.classes = images, crop, classes
         self.batch_size, self.device = batch_size, device
+        self.rank, self.devices = rank, devices
 
     def __len__(self) -> int:
         return self.images
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, self.images, self.batch_size):
+        for first in range(0, self.images, self.batch_size)[self.rank :: self.devices]:
             count = min(self.batch_size, self.images - first)
             yield _pixels(count, self.crop, self.classes, (0, NOISE, 2**62 + first), self.device)
 

@@ -7,6 +7,7 @@ checks read that declaration. Unknown is null with a reason in `unmeasured`, nev
 History of the schema
     1   first
     2   final_miou_official; older records: from per_class_iou, which says as much
+    3   checkpoints; older records: unknown
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench import BenchError
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 2
+SCHEMA = 3
 STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
 
 Direction = Literal["more", "less", "neither"]
@@ -103,6 +104,7 @@ FIELDS: tuple[Field, ...] = (
         ("train_s", "s", "less", "Time to train: all steps, evaluation and checkpoints left out."),
         ("eval_s", "s", "less", "All evaluations."),
         ("checkpoint_s", "s", "less", "Writing checkpoints and records."),
+        ("checkpoints", "", "neither", "Written: after each evaluation, and every 300 s of training."),
         ("wall_s", "s", "less", "Everything: the four phases add up to it."),
         ("lost_s", "s", "less", "Trained after the last checkpoint and lost to a stop; not part of wall_s."),
         ("time_to_target_train_s", "s", "less", "train_s at the first evaluation at or above the target."),
@@ -117,7 +119,12 @@ FIELDS: tuple[Field, ...] = (
         ("data_wait_pct", "%", "less", "Share of train_s spent waiting for the next batch."),
         ("mfu_pct", "%", "more", "FLOPs done over those the measured peak allows."),
         ("mfu_nominal_pct", "%", "more", "FLOPs done over those the maker's peak allows."),
-        ("peak_measured_tflops", "TFLOP/s", "neither", "A large matrix product on this device, in set-up."),
+        (
+            "peak_measured_tflops",
+            "TFLOP/s",
+            "neither",
+            "A large matrix product on one of the devices, in set-up.",
+        ),
         ("peak_nominal_tflops", "TFLOP/s", "neither", "The maker's dense figure at the run's precision."),
     ),
     *_group(

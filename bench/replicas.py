@@ -9,15 +9,15 @@ after another and their gradients add up; running statistics then come from repl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.dataset import IGNORE
-from bench.model import DeepLab
 from bench.streams import DROPOUT, stream
 
 
@@ -36,17 +36,20 @@ def slice_losses(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
 
 
 def accumulate(
-    model: DeepLab,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     keep: Tensor,
     replicas: int,
     sync_bn: bool,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    leads: bool = True,
 ) -> Tensor:
     """Add the gradients of one step to the parameters; return its loss, a scalar left on the device.
 
-    `scale` is what a gradient scaler does to each loss before its backward pass.
+    Images, labels and masks are those of the `replicas` that this device carries; `leads`: replica 0 is the
+    first of them. Over several devices `model` is the one that averages gradients, and the loss is the mean
+    over this device's replicas. `scale` is what a gradient scaler does to each loss before its backward pass.
     """
     if sync_bn:
         loss = slice_losses(model(images, keep), labels, replicas).mean()
@@ -55,11 +58,19 @@ def accumulate(
     losses = []
     slices = zip(images.chunk(replicas), labels.chunk(replicas), keep.chunk(replicas), strict=True)
     for replica, (some_images, some_labels, some_keep) in enumerate(slices):
-        with running_statistics(model, update=replica == 0):
-            loss = slice_losses(model(some_images, some_keep), some_labels, 1).mean() / replicas
-        scale(loss).backward()
+        with exchange(model, now=replica == replicas - 1):
+            with running_statistics(model, update=leads and replica == 0):
+                loss = slice_losses(model(some_images, some_keep), some_labels, 1).mean() / replicas
+            scale(loss).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
+
+
+def exchange(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Within, devices average the gradients in a backward pass only if `now`: once a step is enough."""
+    if now or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,13 +36,17 @@ from bench import BenchError, machine, record
 from bench.progress import Display, Progress
 from bench.recipe import Recipe
 from bench.recipe import check as check_recipe
+from bench.seat import ALONE, Seat, on_this_machine
 from bench.workload import Workload
 
 __all__ = ["Job", "Outcome", "Progress", "Result", "Run", "plan", "run"]
 
-TRAINER = "bench.train"  # has train(job, tell), facts(device), ready(job) and the exception Interrupted
+TRAINER = (
+    "bench.train"  # has train(job, tell), facts(device, devices), ready(job) and the exception Interrupted
+)
 INTERRUPTED = 130  # exit code of a process that was asked to stop
 PATIENCE_S = 60.0  # how long a run that was asked to stop may take over its checkpoint
+PEERS_S = 10.0  # how long the other devices of a run may take to notice that one has failed
 TICK_S = 0.25
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -64,7 +69,14 @@ class Job:
     facts: Mapping[str, Any]
     weights: Path | None = None
     runs_at_once: int = 1
-    cores: tuple[int, ...] = ()
+    seat: Seat = ALONE
+    all_cores: tuple[int, ...] = ()
+
+    @property
+    def cores(self) -> tuple[int, ...]:
+        """The cores that the process of this device is pinned to; none: any."""
+        each = len(self.all_cores) // self.seat.local_devices
+        return self.all_cores[self.seat.local_rank * each :][:each]
 
     @property
     def key(self) -> tuple[str, int]:
@@ -125,6 +137,7 @@ def plan(
     data: Path | None = None,
     weights: Path | None = None,
     device: str = "auto",
+    seat: Seat = ALONE,
     command: str = "",
     deterministic: bool = False,
     trainer: str = TRAINER,
@@ -141,12 +154,17 @@ def plan(
         )
     _check_data(workload, data)
     _check_weights(workload, weights)
+    _check_devices(workload, seat.devices)
     for recipe in recipes:
         check_recipe(recipe, workload)
     context = _serve(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
-    facts = {**_ask(context, trainer, "facts", device), **_settings(workload, deterministic)}
+    facts = {
+        **_ask(context, trainer, "facts", device, seat.local_devices),
+        **_settings(workload, deterministic),
+        "device_count": seat.devices,
+    }
     for recipe in recipes:
         check_recipe(recipe, workload, facts["device"])
     return [
@@ -162,7 +180,8 @@ def plan(
                 deterministic=deterministic,
                 facts=facts,
                 weights=weights,
-                runs_at_once=len(lanes(workload, facts["device"])),
+                runs_at_once=len(lanes(workload, facts["device"], seat)),
+                seat=seat,
             )
         )
         for recipe, seed in order(recipes, seeds)
@@ -201,6 +220,17 @@ def _check_weights(workload: Workload, weights: Path | None) -> None:
     if not weights.exists():
         raise BenchError(
             f"there is no file or folder {weights}", "name what holds torchvision's .pth files with --weights"
+        )
+
+
+def _check_devices(workload: Workload, devices: int) -> None:
+    replicas = workload.values["train"]["replicas"]
+    if replicas % devices:
+        fitting = [str(count) for count in range(1, replicas + 1) if replicas % count == 0]
+        raise BenchError(
+            f"--devices {devices} do not divide the {replicas} replicas of {workload.name}",
+            f"use --devices {' or '.join(filter(None, [', '.join(fitting[:-1]), fitting[-1]]))}",
+            2,
         )
 
 
@@ -301,9 +331,11 @@ def run(
             else:
                 queue.append(each)
         if queue:
-            _check_writable(queue[0].job.results)
+            if queue[0].job.seat.rank == 0:
+                _check_writable(queue[0].job.results)
             data = _find_data(queue[0].job, display, stop)
-            _ready_weights(queue, context, trainer, display, stop)
+            if queue[0].job.seat.local_rank == 0:
+                _ready_weights(queue, context, trainer, display, stop)
             queue = deque(replace(each, job=replace(each.job, data=data)) for each in queue)
             for outcome in _train_all(queue, context, trainer, display, stop, patience_s):
                 outcomes[outcome.job.key] = outcome
@@ -321,7 +353,7 @@ def _train_all(
     patience_s: float,
 ) -> Iterator[Outcome]:
     """Empty the queue, a run a lane, and give each outcome as it comes."""
-    free = lanes(queue[0].job.workload, queue[0].job.device)
+    free = lanes(queue[0].job.workload, queue[0].job.device, queue[0].job.seat)
     training: list[_Training] = []
     postponed = set()
     asked: float | None = None
@@ -330,7 +362,7 @@ def _train_all(
             while queue and free and not stop.requests:
                 if training and queue[0].job.key in postponed:
                     break
-                job = replace(queue.popleft().job, cores=free[-1])
+                job = replace(queue.popleft().job, all_cores=free[-1])
                 begun = _begin(job, context, trainer, display)
                 if isinstance(begun, _Training):
                     free.pop()
@@ -344,34 +376,37 @@ def _train_all(
                 connection.wait([source for each in training for source in each.sources], TICK_S)
             for each in [each for each in training if each.has_ended(display)]:
                 training.remove(each)
-                free.append(each.look.job.cores)
+                free.append(each.look.job.all_cores)
                 yield each.settle(stopped=stop.requests > 0)
             display.tick()
             if stop.requests and asked is None:
                 asked = time.monotonic()
                 display.stopping()
                 for each in training:
-                    each.process.terminate()
+                    each.terminate()
             if stop.requests > 1 or (asked is not None and time.monotonic() - asked > patience_s):
                 for each in training:
-                    each.process.kill()
+                    each.kill()
     finally:
         for each in training:  # a bug of ours must not leave them behind
-            each.process.kill()
+            each.kill()
             each.close()
 
 
-def lanes(workload: Workload, device: str) -> list[tuple[int, ...]]:
+def lanes(workload: Workload, device: str, seat: Seat = ALONE) -> list[tuple[int, ...]]:
     """The cores of each run that may train at the same time; () is any core.
 
     On a CPU, as many runs as the workload says and the machine has cores for, each pinned to cores of its
-    own, one a thread and a data worker: a small network gains little from a second thread but noise.
+    own, one a thread and a data worker: a small network gains little from a second thread but noise. Several
+    devices of one run are pinned likewise, each to its own.
     """
     settings = workload.values["train"]
-    width = settings["threads"] + settings["data_workers"]
+    width = seat.local_devices * (settings["threads"] + -(-settings["data_workers"] // seat.devices))
     usable = machine.usable_cores()
     count = min(settings["at_once"], len(usable) // width) if settings["threads"] else 1
-    if device != "cpu" or count < 2:
+    if seat.launched:  # in the order of the plan, so that all processes meet over one run
+        count = min(count, 1)
+    if device != "cpu" or count < (2 if seat.devices == 1 else 1):
         return [()]
     return [tuple(usable[lane * width : (lane + 1) * width]) for lane in range(count)]
 
@@ -405,6 +440,8 @@ def _find_data(job: Job, display: Display, stop: _Stop) -> Path | None:
         drawn = functools.partial(tell, "drawing {} scenes, once")
         return scenes.ensure(scenes.cache_folder(), *counts, settings["scenes_seed"], drawn)
     assert job.data is not None, "the plan asks for it"
+    if job.seat.local_rank:  # another process of this machine looks, and all wait for it
+        return job.data
     verification.verify(job.data, job.workload, functools.partial(tell, "verifying {} pairs, once"))
     return job.data
 
@@ -421,49 +458,92 @@ def _ready_weights(
     for done, job in enumerate(jobs):
         names = ", ".join(sorted(starts.keys() - {"none"}))
         display.prepare(f"loading weights {names}", done, len(jobs))
-        _ask(context, trainer, "ready", job, stop)
+        _ask(context, trainer, "ready", job, stop=stop)
 
 
 class _Training:
-    """A run that trains in a process of its own; `look`: what was there before."""
+    """A run that trains in processes of its own, one a device; `look`: what was there before."""
 
-    def __init__(self, look: Run, lock: Lock, context: ForkServerContext, trainer: str) -> None:
-        self.look, self._lock = look, lock
-        self._receive, send = context.Pipe(duplex=False)
-        self.process: ForkServerProcess = context.Process(
-            target=_train, args=(trainer, look.job, send, lock), name="/".join(map(str, look.job.key))
-        )
-        self.process.start()
-        send.close()
-        self.sources: list[Any] = [self._receive, self.process.sentinel]
-        self._last_word: BenchError | None = None
+    def __init__(self, look: Run, lock: Lock | None, context: ForkServerContext, trainer: str) -> None:
+        self.look, self._lock, job = look, lock, look.job
+        self._meeting = tempfile.TemporaryDirectory(prefix="segbench-")
+        seats = on_this_machine(job.seat.devices, Path(self._meeting.name))
+        if job.seat.launched:  # the others start theirs
+            seats = [job.seat.at("/".join(map(str, job.key)))]
+        self.processes: list[ForkServerProcess] = []
+        self._pipes: list[Connection] = []
+        for seat in seats:
+            receive, send = context.Pipe(duplex=False)
+            name = "/".join(map(str, job.key))
+            arguments = (trainer, replace(job, seat=seat), send, lock)
+            process = context.Process(target=_train, args=arguments, name=name)
+            process.start()
+            send.close()
+            self.processes.append(process)
+            self._pipes.append(receive)
+        self._open = list(self._pipes)  # those that may still tell something
+        self._last_words: dict[int, BenchError] = {}
+        self._broken: float | None = None  # when the first of several devices failed
+
+    @property
+    def sources(self) -> list[Any]:
+        """What to wait for: news, or the end of a process."""
+        return [*self._open, *(each.sentinel for each in self.processes if each.exitcode is None)]
 
     def has_ended(self, display: Display) -> bool:
-        """Hand on what the process has told since, and say whether it is gone."""
-        gone = bool(connection.wait([self.process.sentinel], 0))  # asked first, so that no word is missed
-        while self._receive in self.sources and self._receive.poll():
-            try:
-                message = self._receive.recv()
-            except (EOFError, OSError):  # it has nothing more to say, or was cut off in mid-word
-                self.sources.remove(self._receive)
-                break
-            if isinstance(message, BenchError):
-                self._last_word = message
-            else:
-                display.tell(self.look.job.key, message)
-        return gone
+        """Hand on what the processes have told since, and say whether all are gone.
+
+        Where one has failed the others wait for it in vain: they are given a while, then ended.
+        """
+        codes = [each.exitcode for each in self.processes]  # asked first, so that no word is missed
+        for rank, pipe in enumerate(self._pipes):
+            while pipe in self._open and pipe.poll():
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):  # it has nothing more to say, or was cut off in mid-word
+                    self._open.remove(pipe)
+                    break
+                if isinstance(message, BenchError):
+                    self._last_words[rank] = message
+                elif rank == 0:
+                    display.tell(self.look.job.key, message)
+        if None not in codes:
+            return True
+        if self._broken is None and any(codes):
+            self._broken = time.monotonic()
+        if self._broken is not None and time.monotonic() - self._broken > PEERS_S:
+            self.kill()
+        return False
+
+    def terminate(self) -> None:
+        """Ask all processes to stop."""
+        for each in self.processes:
+            each.terminate()
+
+    def kill(self) -> None:
+        """End all processes, whatever they do."""
+        for each in self.processes:
+            each.kill()
 
     def close(self) -> None:
-        """Wait for the process, then let go of lock and pipe."""
-        self.process.join()
-        self._receive.close()
-        self._lock.close()
+        """Wait for the processes, then let go of lock and pipes."""
+        for process in self.processes:
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        if self._lock is not None:
+            self._lock.close()
+        self._meeting.cleanup()
 
     def settle(self, *, stopped: bool) -> Outcome:
-        """What became of the run; finishes the record where the process could not."""
-        self.process.join()
+        """What became of the run; finishes the record where the processes could not."""
+        for process in self.processes:
+            process.join()
+        codes = [process.exitcode or 0 for process in self.processes]
         try:
-            return _settle(self.look, self.process.exitcode or 0, self._last_word, stopped=stopped)
+            if self.look.job.seat.rank:
+                return _settle_aside(self.look.job, codes[0], self._last_words.get(0))
+            return _settle(self.look, codes, self._last_words, stopped=stopped)
         except BenchError as error:
             return Outcome(self.look.job, "failed", None, error.message, error.hint)
         finally:
@@ -473,6 +553,10 @@ class _Training:
 def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display) -> _Training | Outcome:
     """Lock the run's folder and start its process; or what became of the run instead."""
     try:
+        if job.seat.rank:  # the first device keeps lock and record
+            job.folder.mkdir(parents=True, exist_ok=True)  # of the log; the first may not have come so far
+            display.start(job.key, resumed=False)
+            return _Training(Run(job, "train", None), None, context, trainer)
         lock = Lock.take(job.folder)
         if lock is None:
             return Outcome(job, "taken")
@@ -490,23 +574,42 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
         return Outcome(job, "failed", None, error.message, error.hint)
 
 
-def _settle(look: Run, exitcode: int, last_word: BenchError | None, *, stopped: bool) -> Outcome:
-    """What became of a run whose process has ended; finishes the record where the process could not."""
+def _settle(
+    look: Run, codes: Sequence[int], last_words: Mapping[int, BenchError], *, stopped: bool
+) -> Outcome:
+    """What became of a run whose processes have ended; finishes the record where they could not."""
     job = look.job
     found = _read(job.folder)
-    if found is not None and found != look.record and found["status"] != "running":
-        hint = last_word.hint if last_word else ""
-        return Outcome(job, found["status"], found, found["error"], hint)
-    if stopped:
+    # where one of several devices dies, the others fail of its silence: it is the one to name
+    lost = next((rank for rank, code in enumerate(codes) if rank and _is_lost(code, last_words.get(rank))), 0)
+    last_word = last_words.get(lost)
+    ended = found if found != look.record and found is not None and found["status"] != "running" else None
+    if ended is not None and not (lost and ended["status"] == "failed"):
+        found = ended
+        return Outcome(job, found["status"], found, found["error"], last_word.hint if last_word else "")
+    if stopped and not lost:
         status, error = "interrupted", "stopped before it could save anything" if found is None else None
     else:
-        status, error = "failed", last_word.message if last_word else _last_words(job, exitcode)
+        status, error = "failed", last_word.message if last_word else _last_words(job, codes[lost])
+        error = f"device {lost}: {error}" if lost else error
     facts = {name: value for name, value in job.facts.items() if name in record.FIELD}
     known = found or {**facts, **_identity(job)}
     found = record.blank(**{**known, "status": status, "error": error})
     with contextlib.suppress(BenchError):  # on a full disk the outcome is told and not kept
         record.write(job.folder, found)
     return Outcome(job, status, found, error, last_word.hint if last_word else "")
+
+
+def _settle_aside(job: Job, code: int, last_word: BenchError | None) -> Outcome:
+    """What became of a device's part of a run whose record is kept by another process."""
+    status = {0: "finished", INTERRUPTED: "interrupted"}.get(code, "failed")
+    error = last_word.message if last_word else _last_words(job, code) if status == "failed" else None
+    return Outcome(job, status, None, error, last_word.hint if last_word else "")
+
+
+def _is_lost(code: int, last_word: BenchError | None) -> bool:
+    """Whether a process ended by something of its own: killed from outside, or with a word about it."""
+    return last_word is not None or code < 0
 
 
 def _last_words(job: Job, exitcode: int) -> str:
@@ -542,7 +645,7 @@ def _serve(trainer: str) -> ForkServerContext:
     return context
 
 
-def _ask(context: ForkServerContext, trainer: str, what: str, about: Any, stop: _Stop | None = None) -> Any:
+def _ask(context: ForkServerContext, trainer: str, what: str, *about: Any, stop: _Stop | None = None) -> Any:
     """What the function `what` of the trainer says, from a process that has torch.
 
     Raises BenchError where it does, and KeyboardInterrupt where somebody said stop meanwhile.
@@ -570,19 +673,19 @@ def _ask(context: ForkServerContext, trainer: str, what: str, about: Any, stop: 
     return answer
 
 
-def _answer(trainer: str, what: str, about: Any, send: Connection) -> None:
+def _answer(trainer: str, what: str, about: tuple[Any, ...], send: Connection) -> None:
     """The body of a process that is asked something."""
     _open_signals(signal.SIG_DFL)  # nothing to save
     answer: Any
     try:
-        answer = getattr(importlib.import_module(trainer), what)(about)
+        answer = getattr(importlib.import_module(trainer), what)(*about)
     except BenchError as error:
         answer = error
     with contextlib.suppress(OSError):  # nobody waits for it any more
         send.send(answer)
 
 
-def _train(trainer: str, job: Job, send: Connection, lock: Lock) -> None:
+def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
     """The body of a run's process. `lock` is only held: the kernel lets go of it when the process is gone."""
     _open_signals(_leave)  # until the trainer takes them over there is nothing to save
     _log_to(job)

@@ -15,12 +15,14 @@ import torch
 from bench import evaluate, noise
 from bench.batches import Batch, Batches, train_loader
 from bench.dataset import Dataset, fingerprint
+from bench.group import Group
 from bench.recipe import Recipe
 from bench.workload import Workload
 
 
 class Source(Protocol):
-    """`fingerprint` tells one data set from another; None: there is none."""
+    """`fingerprint` tells one data set from another; None: there is none. What it gives is this device's
+    part: of each batch, and of the validation set."""
 
     fingerprint: str | None
     train_images: int
@@ -35,7 +37,15 @@ class Source(Protocol):
 class Pictures:
     """A data set in the layout of ADE20K. BenchError: it cannot be read."""
 
-    def __init__(self, folder: Path, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        work: Workload,
+        seed: int,
+        device: torch.device,
+        group: Group,
+    ) -> None:
         data, evaluation, settings = (work.values[name] for name in ("data", "evaluation", "train"))
         self.fingerprint: str | None = fingerprint(folder)
         training, validation = (
@@ -45,10 +55,11 @@ class Pictures:
         crop = settings["crop"]
         self.train_images = len(training)
         self.validation = evaluate.Validation(
-            validation, evaluation["protocol"], crop, evaluation["batch_size"]
+            validation, evaluation["protocol"], crop, evaluation["batch_size"], group.rank, group.devices
         )
-        self._workers, self._pin = settings["data_workers"], device.type == "cuda"
-        self._batches = Batches(training, crop, recipe.values["optim"]["batch_size"], seed)
+        self._workers, self._pin = -(-settings["data_workers"] // group.devices), device.type == "cuda"
+        batch_size = recipe.values["optim"]["batch_size"]
+        self._batches = Batches(training, crop, batch_size, seed, group.share(batch_size))
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps `first` to `last` - 1; the call starts the workers that make them."""
@@ -58,25 +69,43 @@ class Pictures:
 class Noise:
     """Random pixels, as many as the workload says."""
 
-    def __init__(self, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, work: Workload, seed: int, device: torch.device, group: Group) -> None:
         data, evaluation = work.values["data"], work.values["evaluation"]
         self._crop, self._classes = work.values["train"]["crop"], len(data["classes"])
         self.fingerprint: str | None = None
         self.train_images = data["train_images"]
         self.validation = noise.Validation(
-            data["val_images"], self._crop, self._classes, evaluation["batch_size"], device
+            data["val_images"],
+            self._crop,
+            self._classes,
+            evaluation["batch_size"],
+            device,
+            group.rank,
+            group.devices,
         )
-        self._batch_size, self._seed, self._device = recipe.values["optim"]["batch_size"], seed, device
+        replicas = work.values["train"]["replicas"]
+        self._replicas = range(replicas)[group.share(replicas)]
+        self._count = recipe.values["optim"]["batch_size"] // replicas  # of each
+        self._seed, self._device = seed, device
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps `first` to `last` - 1, each made when it is asked for."""
-        steps = range(first, last)
-        return noise.batches(self._batch_size, self._crop, self._classes, self._seed, steps, self._device)
+        return noise.batches(
+            self._count,
+            self._crop,
+            self._classes,
+            self._seed,
+            range(first, last),
+            self._device,
+            self._replicas,
+        )
 
 
-def find(folder: Path | None, recipe: Recipe, work: Workload, seed: int, device: torch.device) -> Source:
-    """The source that the workload names; `folder`: where its pictures are, None for noise."""
+def find(
+    folder: Path | None, recipe: Recipe, work: Workload, seed: int, device: torch.device, group: Group
+) -> Source:
+    """What the workload names, this device's part of it; `folder`: where its pictures are, None for noise."""
     if work.values["data"]["source"] == "noise":
-        return Noise(recipe, work, seed, device)
+        return Noise(recipe, work, seed, device, group)
     assert folder is not None, "the runner finds the data"
-    return Pictures(folder, recipe, work, seed, device)
+    return Pictures(folder, recipe, work, seed, device, group)

@@ -81,14 +81,14 @@ class Steps:
         return float(torch.quantile(self.table[: self.done, 2], share))
 
     def write(self, path: Path) -> None:
-        """steps.csv: every k-th step, so that no more than MOST_ROWS rows are written."""
+        """steps.csv: every k-th step, at most MOST_ROWS rows; a float32 loss to its last bit."""
         stride = -(-len(self.table) // MOST_ROWS)
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(("step", *COLUMNS))
         for step in range(0, self.done, stride):
             loss, lr, ms = self.table[step].tolist()
-            rows.writerow((step, f"{loss:.6g}", f"{lr:.6g}", f"{ms:.4g}"))
+            rows.writerow((step, f"{loss:.9g}", f"{lr:.6g}", f"{ms:.4g}"))
         record.write_atomic(path, text.getvalue())
 
     def _mark(self) -> Any:

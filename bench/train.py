@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import os
+import platform
 import shutil
 import signal
 import time
@@ -20,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import BenchError, artifacts, checkpoint, device, machine, optim, record, source, workload
+from bench import BenchError, artifacts, batches, checkpoint, device, machine, optim, record, source, workload
 from bench.batches import Batch
 from bench.clock import Clock
 from bench.device import facts
-from bench.evaluate import Validation, score
+from bench.evaluate import Scored, Validation, score
+from bench.group import Group, joined
 from bench.learner import Learner
 from bench.recipe import dump as dump_recipe
 from bench.runner import STOPS, Job, Progress
@@ -34,6 +37,7 @@ __all__ = ["Interrupted", "facts", "ready", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
+ASK_STEPS = 8  # over several devices: between two questions whether to stop
 SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
 
 
@@ -55,30 +59,41 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
     """
     began = time.perf_counter()
     run = None
-    with _stop_requests() as stop:
+    threads = job.workload.values["train"]["threads"] or job.facts["threads"]
+    where = device.set_up(job.device, threads, job.deterministic, job.cores, job.seat.local_rank)
+    with _stop_requests() as stop, contextlib.ExitStack() as exits:
         try:
-            run = Run(job, tell, began)
+            opened = Run(job, tell, began, where)
+            opened.begin(exits.enter_context(joined(job.seat, where)))
+            run = opened
             run.warm_up()
             run.enter("train")
+            if run.owes_evaluation():
+                run.evaluate(stop)
+                run.go_on()
             for batch in run.batches():
                 lr = optim.learning_rate(run.recipe["optim"], run.step, run.steps)
                 loss = run.learner.train_step(batch, run.step, lr)
                 run.log.end(loss, lr)
                 run.step += 1
                 run.log.drain()
-                if run.step in run.evaluation_steps:
-                    run.evaluate()
+                if run.owes_evaluation():
+                    run.evaluate(stop)
                 elif run.clock.seconds("train") - run.saved_at > CHECKPOINT_S:
                     run.save()
-                if run.log.bad:
-                    return run.give_up(*run.log.bad)
-                if stop.requested and run.step < run.steps:
+                end = run.agree("diverged" if run.log.bad else "stop" if stop.requested else "")
+                if end == "diverged":
+                    return run.give_up()
+                if end == "stop" and run.step < run.steps:
                     raise Interrupted
                 run.go_on()
             run.finish()
         except BaseException as error:
+            cause = batches.told(error)
             with contextlib.suppress(BenchError):  # a full disk must not hide what filled it
-                _record_failure(job, run, error)
+                _record_failure(job, run, cause)
+            if cause is not error:
+                raise cause from error
             raise
         finally:
             if run is not None:
@@ -86,25 +101,40 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
 
 
 class Run:
-    """The state of a run in progress: where it is, what it has measured, what it has written."""
+    """The state of a run in progress: where it is, what it has measured, what it has written.
 
-    def __init__(self, job: Job, listener: Callable[[Progress], None], began: float) -> None:
-        self.job, self.listener = job, listener
+    Made, it has opened its data and started the workers; with `begin` it meets the other devices.
+    """
+
+    def __init__(
+        self, job: Job, listener: Callable[[Progress], None], began: float, where: torch.device
+    ) -> None:
+        self.job, self.listener, self.device, self._began = job, listener, where, began
+        self.group = Group(job.seat.rank, job.seat.devices)  # that cannot talk yet
         self.recipe, self.workload = job.recipe.values, job.workload.values
-        threads = self.workload["train"]["threads"]
-        self.device = device.set_up(job.device, threads, job.deterministic, job.cores)
         self.batch_size = self.recipe["optim"]["batch_size"]
         self._open_data()
-        saved = self._find_checkpoint()
+        self._saved = self._find_checkpoint()
         # Workers are forked before anything starts a thread, and long before the clock of training runs.
-        self._loader = self.source.batches(saved["step"], self.steps)
-        self.learner = Learner(job.recipe, job.workload, job.seed, self.device, job.weights)
-        self._restore(saved, began)
+        self._loader = self.source.batches(self._saved["step"], self.steps)
+
+    def begin(self, group: Group) -> None:
+        """Meet the other devices, build what learns, and go on from the checkpoint.
+
+        BenchError: the devices would not train the same.
+        """
+        job, self.group = self.job, group
+        _compare(
+            group.gather({**self.checkpoint_of, "torch": torch.__version__, "step": self._saved["step"]})
+        )
+        self.learner = Learner(job.recipe, job.workload, job.seed, self.device, job.weights, group)
+        self._restore(self._saved, self._began)
+        del self._saved
         self._write_beginning()
 
     def _open_data(self) -> None:
         job, settings = self.job, self.workload["train"]
-        self.source = source.find(job.data, job.recipe, job.workload, job.seed, self.device)
+        self.source = source.find(job.data, job.recipe, job.workload, job.seed, self.device, self.group)
         self.train_images, self.validation = self.source.train_images, self.source.validation
         self.classes: list[str] = self.workload["data"]["classes"]
         self.steps = settings["epochs"] * self.train_images // self.batch_size
@@ -126,13 +156,14 @@ class Run:
             "workload_fingerprint": job.workload.fingerprint,
             "data_fingerprint": self.source.fingerprint,
         }
-        saved = checkpoint.load(folder, **self.checkpoint_of)
+        saved = checkpoint.load(folder, tidy=self.group.leads, **self.checkpoint_of)
         before = record.read(folder) if (folder / "run.json").exists() else record.blank()
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
         if saved is None:
-            _clean(folder)
+            if self.group.leads:
+                _clean(folder)
             saved = dict.fromkeys(("learner", "log", "confusion", "clock", "telemetry"))
-            saved.update(step=0, evals=[], waited_s=0.0)
+            saved.update(step=0, evals=[], waited_s=0.0, checkpoints=0)
             self.history = {"started_at": _now(), "resumed": 0, "lost_s": before["lost_s"] + lost}
         else:
             self.history = {
@@ -150,10 +181,19 @@ class Run:
         self.evals: list[dict[str, Any]] = saved["evals"]
         self.confusion: Tensor | None = saved["confusion"]  # of the last evaluation
         self.waited_s: float = saved["waited_s"]
+        self.checkpoints: int = saved["checkpoints"]
         self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
         self.saved_at, self.told_at = self.clock.seconds("train"), 0.0
-        uuids = device.uuids(self.device)
-        self.telemetry = machine.Telemetry(self.job.folder / "telemetry.csv", uuids, saved["telemetry"])
+        here = platform.node()
+        others = [pid for host, pid in self.group.gather((here, os.getpid()))[1:] if host == here]
+        if self.group.leads:
+            path = self.job.folder / "telemetry.csv"
+            uuids = device.uuids(self.device, self.job.seat.local_devices)
+            self.telemetry: machine.Telemetry | machine.NoTelemetry = machine.Telemetry(
+                path, uuids, saved["telemetry"], others=others, cores=self.job.all_cores
+            )
+        else:
+            self.telemetry = machine.NoTelemetry()
         self.telemetry.start()
 
     def _write_beginning(self) -> None:
@@ -177,6 +217,8 @@ class Run:
             "deterministic": self.job.deterministic,
         }
         folder = self.job.folder
+        if not self.group.leads:
+            return
         record.write_atomic(folder / "recipe.toml", dump_recipe(self.job.recipe))
         record.write_atomic(folder / "workload.toml", workload.dump(self.job.workload))
         record.write_evals(folder, self.evals)
@@ -221,13 +263,22 @@ class Run:
             self.enter("train")
         self.tell()
 
-    def evaluate(self) -> None:
-        """Score the validation set, then save everything; nothing where a loss was not finite."""
+    def owes_evaluation(self) -> bool:
+        """Whether the step just done is to be followed by an evaluation; also where that was cut short."""
+        last = self.evals[-1]["step"] if self.evals else 0
+        return self.step in self.evaluation_steps and last < self.step
+
+    def evaluate(self, stop: _Stop) -> None:
+        """Score the validation set, then save everything; nothing where a loss was not finite.
+
+        Raises Interrupted where somebody says stop meanwhile, on one device; several end it together.
+        """
         self.enter("eval")
         if self.log.bad:
             return
         self.tell(force=True)
-        self.confusion = self.learner.evaluate(self.validation)
+        alone = self.group.devices == 1
+        self.confusion = self.learner.evaluate(_until(stop, self.validation) if alone else self.validation)
         scores = score(self.confusion)
         since = self.evals[-1]["step"] if self.evals else 0
         self.enter("checkpoint")
@@ -247,11 +298,13 @@ class Run:
         self.tell(force=True)
 
     def save(self) -> None:
-        """Checkpoint and record; nothing where a loss was not finite."""
+        """Checkpoint and record, by the first device alone; nothing where a loss was not finite."""
         self.enter("checkpoint")
-        if self.log.bad:
+        if self.log.bad or not self.group.leads:
+            self.saved_at = self.clock.seconds("train")
             return
         self.saved_at = self.clock.seconds("train")
+        self.checkpoints += 1
         content = {
             **self.checkpoint_of,
             "started_at": self.history["started_at"],
@@ -261,6 +314,7 @@ class Run:
             "evals": self.evals,
             "confusion": self.confusion,
             "waited_s": self.waited_s,
+            "checkpoints": self.checkpoints,
             "clock": self.clock.state(),
             "telemetry": self.telemetry.state(),
         }
@@ -273,6 +327,8 @@ class Run:
         """All steps are done: write what only the end can show, then the record, then drop the checkpoint."""
         self.enter("checkpoint")
         folder = self.job.folder
+        if not self.group.leads:
+            return
         assert self.confusion is not None, "the last step is followed by an evaluation"
         artifacts.write_confusion(folder / "confusion.csv", self.confusion, self.classes)
         count = self.workload["evaluation"]["samples"]
@@ -280,9 +336,23 @@ class Run:
             artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
         self._end("finished")
 
-    def give_up(self, step: int, loss: float) -> None:
+    def agree(self, end: str) -> str:
+        """How all devices end the run now: "diverged" or "stop" if any of them says so, else "".
+
+        Over several devices they ask each other every few steps, all at the same ones.
+        """
+        asked = self.step % ASK_STEPS == 0 or self.step in self.evaluation_steps
+        if self.group.devices > 1 and not asked:
+            return ""
+        return max(self.group.gather(end), key=("", "stop", "diverged").index)
+
+    def give_up(self) -> None:
         """The loss left the numbers: that is a result, and the end of the run."""
         self.enter("checkpoint")
+        if not self.group.leads:
+            return
+        assert self.log.bad is not None, "the loss is the same on all devices"
+        step, loss = self.log.bad
         self.log.write(self.job.folder / "steps.csv")
         self._end("diverged", f"the loss of step {step} of {self.steps} is {loss}")
 
@@ -307,8 +377,13 @@ class Run:
     # ------------------------------------------------------------------------------------------- the record
 
     def write(self, status: str, error: str | None = None) -> None:
-        """Write run.json as things stand."""
+        """Write run.json as things stand; the first device keeps it."""
+        if not self.group.leads:
+            return
         hardware, reasons, warnings = self.telemetry.summary()
+        if self.job.seat.local_devices < self.group.devices:
+            for name in ("gpu_power_w", "gpu_energy_kj"):  # sums: what other machines take is not seen here
+                hardware[name], reasons[name] = None, "the run used several machines"
         if self.history["resumed"]:
             warnings.append("resumed")
         if self.identity["git_dirty"]:
@@ -346,7 +421,7 @@ class Run:
         """Seconds a phase, and the speed of the steps so far."""
         seconds = self.clock.state()
         known = {f"{phase}_s": value for phase, value in seconds.items()}
-        known.update(steps_done=self.step, wall_s=sum(seconds.values()))
+        known.update(steps_done=self.step, checkpoints=self.checkpoints, wall_s=sum(seconds.values()))
         if not self.log.done or not seconds["train"]:
             return known
         rate = self.log.done * self.batch_size / seconds["train"]
@@ -358,7 +433,8 @@ class Run:
         )
         for share, peak in (("mfu_pct", "peak_measured_tflops"), ("mfu_nominal_pct", "peak_nominal_tflops")):
             if self.identity.get(peak):
-                known[share] = 100 * rate * self.identity["flops_per_image"] / (self.identity[peak] * 1e12)
+                allowed = self.identity[peak] * 1e12 * self.group.devices
+                known[share] = 100 * rate * self.identity["flops_per_image"] / allowed
         return known
 
 
@@ -371,6 +447,14 @@ class _Stop:
         self.requested = True
 
 
+def _until(stop: _Stop, validation: Scored) -> Scored:
+    """The validation set as long as nobody says stop; then Interrupted."""
+    for batch in validation:
+        if stop.requested:
+            raise Interrupted
+        yield batch
+
+
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[_Stop]:
     """Turn SIGINT and SIGTERM into a flag that the loop looks at between steps."""
@@ -381,6 +465,17 @@ def _stop_requests() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _compare(said: list[dict[str, Any]]) -> None:
+    """BenchError: the devices of a run do not say the same."""
+    for rank, other in enumerate(said):
+        for name, value in said[0].items():
+            if other[name] != value:
+                raise BenchError(
+                    f"device {rank} has another {name}, {other[name]}, than device 0, {value}",
+                    "give all processes of a run the same segbench, recipe, workload, data and results",
+                )
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -398,7 +493,9 @@ def _identity(job: Job) -> dict[str, Any]:
 
 
 def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
-    """Write into the record why the run ended early."""
+    """Write into the record why the run ended early; the first device keeps it."""
+    if job.seat.rank:
+        return
     message = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
     if run is None:
         found = record.read(job.folder) if (job.folder / "run.json").exists() else {"started_at": _now()}

@@ -23,12 +23,12 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """Somebody asked to stop, and the checkpoint is written."""
 
 
-def facts(device: str) -> dict[str, Any]:
+def facts(device: str, devices: int = 1) -> dict[str, Any]:
     if device == "cuda":
         raise BenchError("there is no CUDA device", "train on the processor with --device cpu")
     return {
         "device": "cpu",
-        "device_count": 1,
+        "device_count": devices,
         "cpu": "abacus",
         "torch": "0.0",
         "threads": 1,

@@ -39,7 +39,7 @@ def test_it_reads_back_as_saved(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, content())
     found = checkpoint.load(tmp_path, **IDENTITY)
     assert found is not None
-    assert found.keys() == content().keys()
+    assert found.keys() == {*content(), "version"}
     for part in ("weight", "half"):
         assert torch.equal(found["model"][part], content()["model"][part])
         assert found["model"][part].dtype == content()["model"][part].dtype
@@ -52,7 +52,49 @@ def test_a_later_one_replaces_it(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, content(step))
     assert (checkpoint.load(tmp_path) or {})["step"] == 2
-    assert names(tmp_path) == [checkpoint.NAME]
+    assert names(tmp_path) == [checkpoint.BEFORE, checkpoint.NAME]
+
+
+def test_of_three_the_last_two_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, content(step))
+    (tmp_path / checkpoint.NAME).unlink()
+    assert (checkpoint.load(tmp_path) or {})["step"] == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_where_the_last_was_cut_off_the_one_before_is_used(
+    tmp_path: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, content(step))
+    path = tmp_path / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert (checkpoint.load(tmp_path, **IDENTITY) or {})["step"] == 1
+    assert f"it is kept as {checkpoint.NAME}.aside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_crash_between_the_renames_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Killed before the first rename the old one has its name; between them, it has its other name."""
+    checkpoint.save(tmp_path, content(1))
+    real, done = os.replace, []
+
+    def crash(source: Path, target: Path) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, content(2))
+    monkeypatch.undo()
+    assert (checkpoint.load(tmp_path, **IDENTITY) or {})["step"] == 1
+    checkpoint.save(tmp_path, content(3))
+    assert (checkpoint.load(tmp_path, **IDENTITY) or {})["step"] == 3
 
 
 def test_a_run_without_one_starts_from_nothing_and_says_nothing(
@@ -60,6 +102,24 @@ def test_a_run_without_one_starts_from_nothing_and_says_nothing(
 ) -> None:
     assert checkpoint.load(tmp_path, **IDENTITY) is None
     assert capsys.readouterr().out == ""
+
+
+def test_one_of_another_version_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "VERSION", 1)
+    checkpoint.save(tmp_path, content())
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path, **IDENTITY) is None
+    assert "is of another version of segbench: not used" in capsys.readouterr().out
+
+
+def test_one_that_cannot_be_used_is_left_where_it_is_unless_tidy(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, content(step))
+    (tmp_path / checkpoint.NAME).write_bytes(b"spoilt")
+    assert (checkpoint.load(tmp_path, tidy=False, **IDENTITY) or {})["step"] == 1
+    assert names(tmp_path) == [checkpoint.BEFORE, checkpoint.NAME]
 
 
 def test_removing_it_twice_is_no_error(tmp_path: Path) -> None:
@@ -75,7 +135,7 @@ def test_one_of_another_run_is_not_used(
 ) -> None:
     checkpoint.save(tmp_path, content())
     assert checkpoint.load(tmp_path, **{**IDENTITY, **other}) is None
-    assert "is of another run: starting over" in capsys.readouterr().out
+    assert "is of another run: not used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999])
@@ -175,4 +235,4 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     assert (checkpoint.load(tmp_path, **IDENTITY) or {})["step"] == 1
     checkpoint.save(tmp_path, content(3))
-    assert names(tmp_path) == [checkpoint.NAME]
+    assert names(tmp_path) == [checkpoint.BEFORE, checkpoint.NAME]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
@@ -65,6 +67,17 @@ def test_a_gpu_is_used_and_described_where_there_is_one(gpu: None, wanted: str) 
     }
     assert found["unmeasured"] == {}
     assert found["cudnn_benchmark"]
+
+
+def test_as_many_devices_may_share_a_run_as_there_are(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device.facts("cuda", 4)["device_count"] == 4
+    with pytest.raises(BenchError, match="--devices 8, but there are 4 CUDA devices") as caught:
+        device.facts("cuda", 8)
+    assert "--devices 4 or less" in caught.value.hint
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert device.facts("cpu", 2)["device_count"] == 2
+    with pytest.raises(BenchError, match="--devices 4, but there are 2 cores"):
+        device.facts("cpu", 4)
 
 
 def test_the_cpu_can_be_asked_for_where_there_is_a_gpu(gpu: None) -> None:

@@ -18,9 +18,10 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = """
     | __main__ cli
     train artifacts | report bulletin check figures tables runner progress doctor prepare
-    source learner noise evaluate steps batches replicas transform pretrained model optim checkpoint device \
+    source learner batchnorm group noise evaluate steps batches replicas transform pretrained model optim \
+        checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams
-    | soundness workload recipe settings assets record stats clock
+    | soundness workload recipe settings assets record stats clock seat
     | __init__
 """
 # `bench.load` is the public door to `record`, opened when somebody knocks.

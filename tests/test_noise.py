@@ -45,9 +45,17 @@ def test_equal_addresses_give_equal_batches_and_others_do_not(other: dict[str, i
 
 
 def test_the_batch_of_a_step_does_not_depend_on_those_before_it() -> None:
-    straight = list(noise.batches(2, 16, 3, 5, range(6), CPU))
-    later = list(noise.batches(2, 16, 3, 5, range(4, 6), CPU))
+    straight = list(noise.batches(2, 16, 3, 5, range(6), CPU, range(3)))
+    later = list(noise.batches(2, 16, 3, 5, range(4, 6), CPU, range(3)))
     assert [torch.equal(a.images, b.images) for a, b in zip(straight[4:], later, strict=True)] == [True] * 2
+
+
+def test_devices_have_the_parts_of_one_batch_of_their_own() -> None:
+    [whole] = noise.batches(2, 16, 3, 5, range(7, 8), CPU, range(4))
+    parts = [next(noise.batches(2, 16, 3, 5, range(7, 8), CPU, some)) for some in (range(2), range(2, 4))]
+    for field in dataclasses.fields(Batch):
+        together = torch.cat([getattr(part, field.name) for part in parts])
+        assert torch.equal(together, getattr(whole, field.name))
 
 
 def test_the_global_stream_is_left_alone() -> None:
@@ -55,6 +63,17 @@ def test_the_global_stream_is_left_alone() -> None:
     made()
     list(noise.Validation(3, 16, 3, 2, CPU))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_share_the_validation_set_and_have_each_picture_once(devices: int) -> None:
+    whole = [images for images, _ in noise.Validation(5, 16, 3, 2, CPU)]
+    parts = [
+        [images for images, _ in noise.Validation(5, 16, 3, 2, CPU, rank, devices)] for rank in range(devices)
+    ]
+    for number, images in enumerate(whole):
+        assert torch.equal(parts[number % devices][number // devices], images)
+    assert sum(map(len, parts)) == len(whole)
 
 
 def test_a_validation_set_has_as_many_pictures_as_it_says_and_is_the_same_each_time() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import dataset, evaluate, noise, source
+from bench.group import Group
 from tests import small
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(folder: Path, pictures: Path | None, lines: str = "[train]\nepochs = 5") -> source.Source:
     job = small.job(folder, folder, workload=lines)
-    return source.find(pictures, job.recipe, job.workload, job.seed, CPU)
+    return source.find(pictures, job.recipe, job.workload, job.seed, CPU, Group())
 
 
 def test_pictures_come_from_the_folder(tmp_path: Path, pictures: Path) -> None:

@@ -7,19 +7,21 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from bench import BenchError, checkpoint, dataset, record
 from bench.runner import Job, Progress
-from bench.train import Interrupted, ready, train
+from bench.train import Interrupted, _compare, ready, train
 from tests import small
 
 
@@ -173,12 +175,15 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(
     assert run["train_s"] > halfway["train_s"]
 
 
-def test_a_stop_during_the_last_step_comes_too_late(
+def test_a_stop_during_the_last_step_leaves_its_evaluation_to_the_next_start(
     tmp_path: Path, pictures: Path, finished: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.train.TELL_S", 0.0)
     job = small.job(tmp_path, pictures)
-    train(job, stop_at(23))
+    with pytest.raises(Interrupted):
+        train(job, stop_at(23))
+    assert record.read(job.folder)["steps_done"] == 24
+    train(job, silent)
     assert record.read(job.folder)["status"] == "finished"
     assert outcome(job) == outcome(finished)
 
@@ -233,15 +238,93 @@ def test_a_run_on_other_data_does_not_go_on(tmp_path: Path, pictures: Path, fini
     assert (job.folder / f"{checkpoint.NAME}.aside").exists()
 
 
-def test_a_run_without_a_usable_checkpoint_starts_over(tmp_path: Path, pictures: Path, finished: Job) -> None:
+@pytest.mark.parametrize(("spoilt", "resumed"), [(1, 1), (2, 0)])
+def test_a_run_goes_on_from_the_checkpoint_before_a_spoilt_one_or_starts_over(
+    tmp_path: Path, pictures: Path, finished: Job, spoilt: int, resumed: int
+) -> None:
     job = small.job(tmp_path, pictures)
     with pytest.raises(Interrupted):
         train(job, stop_at(10))
-    path = job.folder / checkpoint.NAME
-    path.write_bytes(path.read_bytes()[:1000])
+    for name in (checkpoint.NAME, checkpoint.BEFORE)[:spoilt]:
+        path = job.folder / name
+        path.write_bytes(path.read_bytes()[:1000])
     train(job, silent)
     assert outcome(job) == outcome(finished)
-    assert record.read(job.folder)["resumed"] == 0
+    assert record.read(job.folder)["resumed"] == resumed
+
+
+@pytest.mark.parametrize("which", [1, 3], ids=["first", "last"])
+def test_a_stop_in_an_evaluation_does_not_wait_for_its_end_and_makes_it_anew(
+    tmp_path: Path, pictures: Path, finished: Job, which: int
+) -> None:
+    job, begun = small.job(tmp_path, pictures), []
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "eval":
+            begun.append(progress.step)
+            if len(begun) == which:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(job, stop)
+    run = record.read(job.folder)
+    assert (run["status"], run["steps_done"]) == ("interrupted", 8 * which)
+    assert len(record.read_evals(job.folder)) == which - 1
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+
+
+def test_devices_that_do_not_train_the_same_are_told_apart() -> None:
+    same = {"seed": 1, "recipe_fingerprint": "aa"}
+    _compare([same, dict(same)])
+    with pytest.raises(BenchError, match="device 2 has another recipe_fingerprint, bb, than device 0, aa"):
+        _compare([same, same, {**same, "recipe_fingerprint": "bb"}])
+
+
+def test_want_of_memory_names_the_slice_that_does_not_fit(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)  # torch's own words
+
+    monkeypatch.setattr("bench.replicas.accumulate", full)
+    for parent, words, advice in (
+        ("00-mmseg-baseline", "8 images of 24 x 24 .with sync BN all replicas", "--devices N"),
+        ("07-no-sync-bn", "4 images of 24 x 24 .one replica", "more memory"),
+    ):
+        job = small.job(tmp_path / parent, pictures, parent)
+        with pytest.raises(BenchError, match=f"out of memory: {words}") as caught:
+            train(job, silent)
+        assert advice in caught.value.hint
+        assert record.read(job.folder)["status"] == "failed"
+
+
+def test_a_data_worker_that_is_killed_is_named_and_the_run_can_go_on(
+    tmp_path: Path, pictures: Path, finished: Job
+) -> None:
+    job = small.job(tmp_path, pictures, workload="[train]\ndata_workers = 2\n")
+
+    def kill(progress: Progress) -> None:
+        if progress.step >= 9:
+            for child in psutil.Process().children():
+                child.kill()
+
+    with pytest.raises(BenchError, match="a process that prepares batches has died") as caught:
+        train(job, kill)
+    assert "data_workers" in caught.value.hint
+    assert record.read(job.folder)["status"] == "failed"
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+
+
+def test_a_wall_clock_that_steps_back_changes_no_measured_time(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, told = small.job(tmp_path, pictures), iter(range(10**9, 0, -(10**4)))
+    monkeypatch.setattr(time, "time", lambda: float(next(told)))
+    train(job, silent)
+    run = record.read(job.folder)
+    assert 0 < run["train_s"] < run["wall_s"] < 100
 
 
 def test_workers_change_nothing(tmp_path: Path, pictures: Path, finished: Job) -> None:

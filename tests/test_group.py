@@ -1,0 +1,238 @@
+"""Devices that share a step: on 1, 2 and 4 processes a run is the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import Tensor, nn
+
+from bench import batchnorm, recipe, scenes, source, workload
+from bench.batches import Batch
+from bench.group import Group, joined
+from bench.learner import Learner
+from bench.model import DeepLab
+from bench.optim import learning_rate
+from bench.seat import on_this_machine
+
+CPU = torch.device("cpu")
+STEPS = 50
+
+
+def together(devices: int, work: Callable[..., Any], *about: Any) -> list[Any]:
+    """What `work(group, *about)` gives on each of so many processes, in the order of ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        if devices == 1:
+            return [work(Group(), *about)]
+        torch.multiprocessing.start_processes(
+            _member, (devices, folder, work, about), nprocs=devices, start_method="fork"
+        )
+        return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(devices)]
+
+
+def _member(rank: int, devices: int, folder: str, work: Callable[..., Any], about: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    with joined(on_this_machine(devices, Path(folder))[rank], CPU) as group:
+        torch.save(work(group, *about), f"{folder}/{rank}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # before any fork: a pool of threads does not survive one
+
+
+# What they say to each other
+
+
+def _talk(group: Group) -> tuple[Any, ...]:
+    mine = torch.tensor([group.rank + 1.0])
+    return (
+        group.leads,
+        list(range(8))[group.share(8)],
+        float(group.total(mine)),
+        float(group.mean(mine)),
+        group.gather(f"device {group.rank}"),
+        float(mine),  # is left alone
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_every_device_has_its_part_and_hears_of_all(devices: int) -> None:
+    total = devices * (devices + 1) / 2
+    for rank, said in enumerate(together(devices, _talk)):
+        each = 8 // devices
+        assert said == (
+            rank == 0,
+            list(range(8))[rank * each : (rank + 1) * each],
+            total,
+            total / devices,
+            [f"device {other}" for other in range(devices)],
+            rank + 1.0,
+        )
+
+
+# Batch norm
+
+
+def _net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
+    ).double()
+    for layer in (net[1], net[4]):
+        nn.init.uniform_(layer.weight, 0.5, 2)
+        nn.init.uniform_(layer.bias)
+    return net
+
+
+@dataclass
+class Passed:
+    """What one forward and backward pass gave."""
+
+    out: Tensor
+    grads: list[Tensor]
+    image_grad: Tensor
+    statistics: dict[str, Tensor]
+
+
+def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -> Passed:
+    """Two steps, so that running statistics have a past; of the second what it gave."""
+    net = _net()
+    shared = group.wrap(batchnorm.synchronise(net, group, CPU), CPU)
+    for step in range(2):
+        torch.manual_seed(step + 1)
+        images = torch.randn(count, 3, 6, 5, dtype=torch.float64) * 3 + shift
+        targets = torch.randn(count, 5, 6, 5, dtype=torch.float64)
+        mine = group.share(count)
+        part = images[mine].contiguous(memory_format=layout).requires_grad_()
+        net.zero_grad()
+        out = shared(part)
+        (out - targets[mine]).square().mean().backward()
+    assert part.grad is not None
+    return Passed(
+        out.detach(),
+        [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None],
+        part.grad / group.devices,
+        {name: value.double() for name, value in net.named_buffers()},
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4], ids=["centred", "far off"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_batch_norm_over_devices_equals_one_process_with_the_whole_batch(
+    devices: int, layout: torch.memory_format, shift: float
+) -> None:
+    whole = _pass(Group(), 8, layout, shift)
+    parts = together(devices, _pass, 8, layout, shift)
+    close: Any = {"rtol": 1e-10, "atol": 1e-10 * max(1.0, shift)}
+    torch.testing.assert_close(torch.cat([part.out for part in parts]), whole.out, **close)
+    torch.testing.assert_close(torch.cat([part.image_grad for part in parts]), whole.image_grad, **close)
+    for part in parts:
+        torch.testing.assert_close(part.grads, whole.grads, **close)
+        torch.testing.assert_close(part.statistics, whole.statistics, **close)
+
+
+def test_synchronised_layers_have_the_names_and_values_of_those_before() -> None:
+    net = _net()
+    before = copy.deepcopy(net.state_dict())
+    after = batchnorm.synchronise(net, Group(0, 2), CPU).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert batchnorm.synchronise(_net(), Group(), CPU)[1].__class__ is nn.BatchNorm2d
+
+
+def test_a_synchronised_layer_that_evaluates_talks_to_nobody() -> None:
+    net = batchnorm.synchronise(_net(), Group(0, 2), CPU).eval()  # there is no group to talk to
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.equal(net(images), _net().eval()(images))
+
+
+# The promise
+
+
+class _Double(Learner):
+    """The same in float64, so that nothing but rounding of 1e-16 can differ."""
+
+    def _build(self, settings: Any, place: Path | None) -> DeepLab:
+        return super()._build(settings, place).double()
+
+
+class _DoubleBatch(Batch):
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        images, labels = super().on(device)
+        return images.double(), labels
+
+
+@dataclass
+class Trained:
+    """Losses of all steps, labels of the first batches, a confusion matrix, running statistics."""
+
+    losses: list[float]
+    labels: list[Tensor]
+    confusion: Tensor
+    statistics: list[Tensor]
+
+
+def _train(group: Group, pictures: Path, rung: str, workers: int, double: bool, steps: int) -> Trained:
+    how, mini = recipe.load(rung), workload.load("mini")
+    few = {**mini.values["train"], "data_workers": workers}
+    work = workload.Workload(name="few", title="few", values={**mini.values, "train": few}, fingerprint="few")
+    here = source.find(pictures, how, work, 3, CPU, group)
+    learner = (_Double if double else Learner)(how, work, 3, CPU, None, group)
+    losses, labels = [], []
+    with contextlib.closing(here.batches(0, steps)) as batches:  # type: ignore[type-var]
+        for step, batch in enumerate(batches):
+            made = _DoubleBatch(**vars(batch)) if double else batch
+            lr = learning_rate(how.values["optim"], step, steps)
+            losses.append(float(learner.train_step(made, step, lr)))
+            labels.append(batch.labels[:, ::8, ::8].clone())
+    if double:
+        learner.model.float()
+    confusion = learner.evaluate(here.validation)
+    buffers = [value.clone() for name, value in learner.model.named_buffers() if "running" in name]
+    return Trained(losses, labels[:5], confusion, buffers)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scenes.ensure(tmp_path_factory.mktemp("scenes"), 64, 24, 1)
+
+
+@pytest.fixture(scope="module")
+def alone(pictures: Path) -> dict[str, Trained]:
+    return {rung: together(1, _train, pictures, rung, 0, True, steps)[0] for rung, steps in RUNGS.items()}
+
+
+RUNGS = {"00": STEPS, "07": 8}  # a step of rung 07 has eight times the images
+
+
+@pytest.mark.parametrize(("devices", "workers"), [(2, 1), (4, 3)])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_run_is_the_same_on_any_number_of_devices_and_workers(
+    pictures: Path, alone: dict[str, Trained], rung: str, devices: int, workers: int
+) -> None:
+    whole, parts = alone[rung], together(devices, _train, pictures, rung, workers, True, RUNGS[rung])
+    for part in parts:
+        assert part.losses == parts[0].losses  # to the bit, so that all decide alike
+        assert part.losses == pytest.approx(whole.losses, rel=0, abs=1e-10)
+        assert torch.equal(part.confusion, parts[0].confusion)
+    for step, labels in enumerate(whole.labels):
+        assert torch.equal(torch.cat([part.labels[step] for part in parts]), labels)
+    assert part.confusion.sum() == whole.confusion.sum()  # each picture once
+    for ours, theirs in zip(parts[-1].statistics, whole.statistics, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)  # as float32 after evaluation
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_first_step_agrees_in_float32_too(pictures: Path, rung: str) -> None:
+    losses = [together(devices, _train, pictures, rung, 0, False, 1)[0].losses[0] for devices in (1, 2, 4)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=0, abs=1e-5)

@@ -1,0 +1,157 @@
+"""One run on two devices, through the runner: its processes, what becomes of it when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import BenchError, progress, record, runner
+from bench.seat import Seat
+from tests import small
+from tests.test_runner import Watcher
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[runner.Run]]:
+    """Plans of the small workload on two devices."""
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
+
+    def make(*parents: str, devices: int = 2) -> list[runner.Run]:
+        jobs = [small.job(tmp_path / parent, tmp_path, parent) for parent in parents]
+        recipes = [replace(job.recipe, name=parent) for job, parent in zip(jobs, parents, strict=True)]
+        return runner.plan(
+            recipes,
+            jobs[0].workload,
+            1,
+            tmp_path / f"on-{devices}",
+            seat=Seat(devices=devices, local_devices=devices),
+        )
+
+    return make
+
+
+def trainers(folder: Path) -> list[psutil.Process]:
+    """The processes whose log lies in `folder`, in the order of their beginning."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if any(file.path == str(folder / "log.txt") for file in child.open_files()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return sorted(found, key=lambda child: (child.create_time(), child.pid))
+
+
+def test_a_run_on_two_devices_is_recorded_once_and_scores_as_on_one(
+    plan: Callable[..., list[runner.Run]],
+) -> None:
+    parents = ("00-mmseg-baseline", "07-no-sync-bn")
+    runs = {devices: runner.run(plan(*parents, devices=devices), Watcher()).outcomes for devices in (1, 2)}
+    for alone, shared in zip(runs[1], runs[2], strict=True):
+        assert (alone.status, shared.status) == ("finished", "finished")
+        one, two = alone.record or {}, shared.record or {}
+        assert (one["device_count"], two["device_count"]) == (1, 2)
+        assert two["final_loss"] == pytest.approx(one["final_loss"], abs=0.05)
+        assert two["warnings"] == [name for name in two["warnings"] if name in record.WARNINGS]
+        for name in ("steps_done", "val_images", "flops_per_image", "parameters"):
+            assert one[name] == two[name]
+        counts = [
+            sum(int(cell) for row in (each.job.folder / "confusion.csv").read_text().split()[1:]
+                for cell in row.split(",")[1:])
+            for each in (alone, shared)
+        ]  # fmt: skip
+        assert counts[0] == counts[1]  # each picture once
+
+
+def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
+    plan: Callable[..., list[runner.Run]],
+) -> None:
+    runs, killed = plan("00-mmseg-baseline", "07-no-sync-bn"), []
+
+    def kill(news: progress.Progress) -> None:
+        if news.phase == "train" and news.step >= 9 and not killed:
+            killed.append(trainers(runs[0].job.folder)[1])
+            killed[0].kill()
+
+    began = time.monotonic()
+    first, second = runner.run(runs, Watcher(kill)).outcomes
+    assert time.monotonic() - began < 60
+    assert (first.status, second.status) == ("failed", "finished")
+    assert first.error == "device 1: killed by SIGKILL, perhaps for want of memory"
+    assert record.read(first.job.folder)["error"] == first.error
+    [again, _] = runner.run(plan("00-mmseg-baseline", "07-no-sync-bn"), Watcher()).outcomes
+    assert again.status == "finished"
+    assert (again.record or {})["resumed"] == 1
+
+
+def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
+    plan: Callable[..., list[runner.Run]],
+) -> None:
+    asked: list[int] = []
+
+    def stop(news: progress.Progress) -> None:
+        if news.phase == "train" and news.step >= 9 and not asked:  # a second one would kill it
+            asked.append(news.step)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = runner.run(plan("00-mmseg-baseline"), Watcher(stop), patience_s=30)
+    assert stopped.stopped
+    assert [each.status for each in stopped.outcomes] == ["interrupted"]
+    run = stopped.outcomes[0].record or {}
+    assert run["steps_done"] >= 9
+    [whole] = runner.run(plan("00-mmseg-baseline"), Watcher()).outcomes
+    assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
+
+
+@pytest.mark.parametrize("devices", [3, 5, 16])
+def test_devices_that_do_not_divide_the_replicas_are_refused(
+    plan: Callable[..., list[runner.Run]], devices: int
+) -> None:
+    with pytest.raises(BenchError, match=f"--devices {devices} do not divide the 2 replicas") as caught:
+        plan("00-mmseg-baseline", devices=devices)
+    assert caught.value.hint == "use --devices 1 or 2"
+
+
+def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
+    """Two launchers on this machine, a process each, that know nothing of each other but an address."""
+    small.job(tmp_path, tmp_path)  # writes workload and recipe
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "test"]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "localhost"]
+    what = ["--workload", "small.toml", "--recipe", "small-recipe.toml", "--seeds", "2", "--results", "out"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "SEGBENCH_CACHE": str(tmp_path / "cache"),
+    }
+    launchers = [
+        subprocess.Popen(
+            [sys.executable, *launch, *meet, "-m", "bench", "run", *what],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [launcher.communicate(timeout=120) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
+    assert sum("Next: segbench report" in out for out, _ in said) == 1  # one process tells
+    for seed in range(2):
+        run = record.read(record.run_folder(tmp_path / "out", "small", "small-recipe", seed))
+        assert (run["status"], run["device_count"], run["steps_done"]) == ("finished", 2, 24)
