@@ -27,7 +27,7 @@ from PIL import Image
 from scipy import ndimage
 
 from bench import BenchError, stats
-from bench.tables import BATCH_KEYS, Ladder, Run, Rung, changed, clock_unit, step_title
+from bench.tables import BATCH_KEYS, LEGEND, Ladder, Run, Rung, changed, clock_unit, step_title
 
 WIDTH = 8.0  # inches; a page shows it about 800 pixels wide
 INK, GREY, FAINT = "#1d2733", "#8a939c", "#e3e6e9"
@@ -105,13 +105,18 @@ Drawn = tuple[Figure | None, str]
 
 
 def _plan(ladder: Ladder, target: float) -> list[tuple[str, str, Callable[[], Drawn]]]:
+    speed: list[tuple[str, str, Callable[[], Drawn]]] = [
+        ("phases", "Where the seconds went", lambda: phases(ladder)),
+        ("device-busy", "How busy the device was", lambda: busy(ladder)),
+    ]
+    if not ladder.scored:
+        return speed
     return [
         ("miou-epoch", "mIoU against epoch, step by step", lambda: steps(ladder)),
         ("batch-size", "mIoU and throughput against batch size", lambda: batches(ladder)),
         ("miou-time", "mIoU against time to train", lambda: times(ladder, target)),
         ("pareto", "What the time buys", lambda: pareto(ladder)),
-        ("phases", "Where the seconds went", lambda: phases(ladder)),
-        ("device-busy", "How busy the device was", lambda: busy(ladder)),
+        *speed,
         ("predictions", "Predictions beside labels", lambda: predictions(ladder)),
     ]
 
@@ -645,7 +650,7 @@ def _gallery(rows: Sequence[Sequence[Any]], titles: Sequence[str], names: Sequen
     columns, keys = len(titles), min(6, len(names))
     tall = WIDTH / columns * shape[0] / shape[1]
     legend = 0.22 * math.ceil(len(names) / keys)
-    shown = len(names) <= 60  # more names than that are no legend
+    shown = len(names) <= LEGEND
     height = 0.98 * tall * len(rows) + 0.2 + (legend + 0.1 if shown else 0)
     engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     figure = Figure(figsize=(WIDTH, height), layout=engine)

@@ -55,6 +55,8 @@ class Learner:
         )
         self.scaler = torch.amp.GradScaler(where.type, enabled=self.precision == "fp16")
         self.layout = torch.channels_last if system["channels_last"] else torch.contiguous_format
+        drawn = work.values["data"]["source"] == "noise"  # where only speed counts, no weights are needed
+        self.weights = "none" if drawn else self.recipe["model"]["weights"]
         self.model = self._build(work.values["model"], weights)
         self.sync_bn = self.recipe["replicas"]["sync_bn"]
         if self.sync_bn:
@@ -65,9 +67,8 @@ class Learner:
     def _build(self, settings: Any, place: Path | None) -> models.DeepLab:
         torch.manual_seed(self.seed)
         model = models.build(settings, self.classes)
-        weights = self.recipe["model"]["weights"]
-        if weights != "none":
-            pretrained.load_backbone(model, settings["backbone"], settings[weights], place)
+        if self.weights != "none":
+            pretrained.load_backbone(model, settings["backbone"], settings[self.weights], place)
         return model.to(memory_format=self.layout).to(self.device).train()
 
     def train_step(self, batch: Batch, step: int, lr: float) -> Tensor:

@@ -258,7 +258,9 @@ class Live:
         self._live.stop()
 
     def prepare(self, what: str, done: int, total: int) -> None:
-        self.board.preparing = what, done, total
+        before, self.board.preparing = self.board.preparing, (what, done, total)
+        if before is None or before[0] != what:
+            self._draw()
         self.tick()
 
     def start(self, key: Key, resumed: bool) -> None:

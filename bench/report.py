@@ -61,6 +61,7 @@ def _folders(ladders: Sequence[Ladder], out: Path) -> list[Path]:
         lambda ladder: ladder.root.name,
         lambda ladder: ladder.protocol,
         lambda ladder: ladder.workload.fingerprint,
+        lambda ladder: str(ladder.all[0].runs[0].record["data_fingerprint"]),
     )
     for ladder in ladders:
         alike = [other for other in ladders if other.workload.name == ladder.workload.name]
@@ -74,6 +75,18 @@ def compose(ladder: Ladder, folder: Path, target: float | None) -> str:
     """The page; its pictures are written into `folder`."""
     goal = ladder.workload.values["evaluation"]["target_miou"] if target is None else target
     found = tables.judge(ladder)
+    if not ladder.scored:
+        return "\n".join(
+            [
+                _opening(ladder, found),
+                _time(ladder, found, None, False),
+                _hardware(ladder),
+                _figures(ladder, folder, goal),
+                _machine(ladder),
+                _provenance(ladder, None),
+                _doubts(ladder),
+            ]
+        )
     sections = [
         _opening(ladder, found),
         _quality(ladder, found),
@@ -98,18 +111,23 @@ def _opening(ladder: Ladder, found: Contrasts) -> str:
     text = f"# {ladder.workload.title}\n\n"
     if first is not last:
         gain, pace = found.miou[last.name, first.name], found.time[last.name, first.name]
-        text += f"From `{first.name}` to `{last.name}`: mIoU {tables.signed(gain.delta)} ({_said(gain)})"
+        told = [f"mIoU {tables.signed(gain.delta)} ({_said(gain)})"] if ladder.scored else []
         if last.values("train_s") and first.values("train_s"):
             mixed = tables.mixed(ladder, (last.name, first.name))
             verdict = "no verdict: machines differ" if mixed else _said(pace)
-            text += f", time to train × {pace.delta:.2f} ({verdict})"
-        text += ".\n\n"
+            told.append(f"time to train × {pace.delta:.2f} ({verdict})")
+        text += f"From `{first.name}` to `{last.name}`: {', '.join(told)}.\n\n" if told else ""
     images = max(run.record["val_images"] or 0 for rung in ladder.all for run in rung.runs)
-    if ladder.workload.values["data"]["source"] == "noise":
-        text += "**The pictures are noise: the speeds on this page mean something, the scores nothing.**\n\n"
-    return text + (
+    text += (
         f"{len(ladder.all)} rung{'s' * (len(ladder.all) > 1)}, {seeds} seed{'s' * (seeds != '1')} each, on "
-        f"{_where(ladder)}. Scored by protocol `{ladder.protocol}`: "
+        f"{_where(ladder)}. "
+    )
+    if not ladder.scored:
+        return (
+            text + "The pictures are noise: the speeds mean something, scores would not, so none are shown.\n"
+        )
+    return text + (
+        f"Scored by protocol `{ladder.protocol}`: "
         f"{PROTOCOLS.get(ladder.protocol, 'not known to this version')}; single scale, no flip. mIoU sums "
         f"intersections and unions over all {images} validation images and then averages over the classes; a "
         "class that occurs neither in labels nor in predictions is left out of the mean, not counted as 0. "
@@ -180,17 +198,22 @@ def _explain(found: Contrasts) -> str:
     return text
 
 
-def _time(ladder: Ladder, found: Contrasts, goal: float, given: bool) -> str:
+def _time(ladder: Ladder, found: Contrasts, goal: float | None, given: bool) -> str:
     text = f"## The ladder: time\n\n{tables.pace(ladder, found, ladder.rungs, goal).markdown()}\n"
     if ladder.aside:
         text += f"Not adopted:\n\n{tables.pace(ladder, found, ladder.aside, goal).markdown()}\n"
     text += (
         "Time to train is that of all steps, without set-up, evaluations, checkpoints; wall holds all. "
         "Ratios below 1 are faster; their intervals are made as above, from logarithms. `same`: within "
-        f"{100 * stats.TOLERANCE:g} %. Time to {goal:g} mIoU{' (given with `--target`)' * given} is the "
-        "time to train at the first evaluation that reaches it: the median over seeds, a miss counted as "
-        "infinite, ± the time between evaluations (k of n reached it).\n"
+        f"{100 * stats.TOLERANCE:g} %."
     )
+    if goal is not None:
+        text += (
+            f" Time to {goal:g} mIoU{' (given with `--target`)' * given} is the "
+            "time to train at the first evaluation that reaches it: the median over seeds, a miss counted as "
+            "infinite, ± the time between evaluations (k of n reached it)."
+        )
+    text += "\n"
     if any(not run.timed for rung in ladder.all for run in rung.runs):
         text += "\nResumed runs count for the mIoU, not for times.\n"
     silent = _without_sync(ladder)

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver, reduction, resource_tracker
 from multiprocessing.connection import Connection
@@ -333,9 +333,9 @@ def run(
         if queue:
             if queue[0].job.seat.rank == 0:
                 _check_writable(queue[0].job.results)
-            data = _find_data(queue[0].job, display, stop)
             if queue[0].job.seat.local_rank == 0:
                 _ready_weights(queue, context, trainer, display, stop)
+            data = _find_data(queue[0].job, display, stop)
             queue = deque(replace(each, job=replace(each.job, data=data)) for each in queue)
             for outcome in _train_all(queue, context, trainer, display, stop, patience_s):
                 outcomes[outcome.job.key] = outcome
@@ -415,7 +415,7 @@ def _check_writable(results: Path) -> None:
     """BenchError: `results` cannot take files. A disk that is full shows only when something is written."""
     probe = results / ".probe"
     record.write_atomic(probe, " " * 65536)
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another segbench may have been as quick
 
 
 def _find_data(job: Job, display: Display, stop: _Stop) -> Path | None:
@@ -453,12 +453,19 @@ def _ready_weights(
 
     Raises BenchError where they cannot be had or do not fit, KeyboardInterrupt where somebody says stop.
     """
+
+    def wait() -> None:
+        if stop.requests:
+            raise KeyboardInterrupt
+        display.tick()
+
     starts = {each.job.recipe.values["model"]["weights"]: each.job for each in queue}
-    jobs = [job for weights, job in sorted(starts.items()) if weights != "none"]
-    for done, job in enumerate(jobs):
-        names = ", ".join(sorted(starts.keys() - {"none"}))
-        display.prepare(f"loading weights {names}", done, len(jobs))
-        _ask(context, trainer, "ready", job, stop=stop)
+    jobs = [(weights, job) for weights, job in sorted(starts.items()) if weights != "none"]
+    for done, (weights, job) in enumerate(jobs):
+        if job.workload.values["data"]["source"] == "noise":  # which needs none
+            continue
+        display.prepare(f"loading weights {weights}; what is not there is fetched", done, len(jobs))
+        _ask(context, trainer, "ready", job, wait=wait)
 
 
 class _Training:
@@ -645,10 +652,16 @@ def _serve(trainer: str) -> ForkServerContext:
     return context
 
 
-def _ask(context: ForkServerContext, trainer: str, what: str, *about: Any, stop: _Stop | None = None) -> Any:
+def _ask(
+    context: ForkServerContext,
+    trainer: str,
+    what: str,
+    *about: Any,
+    wait: Callable[[], None] = lambda: None,
+) -> Any:
     """What the function `what` of the trainer says, from a process that has torch.
 
-    Raises BenchError where it does, and KeyboardInterrupt where somebody said stop meanwhile.
+    `wait` is called a few times a second meanwhile; what it raises ends the question. BenchError: the answer.
     """
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(trainer, what, about, send))
@@ -656,16 +669,16 @@ def _ask(context: ForkServerContext, trainer: str, what: str, *about: Any, stop:
     send.close()
     try:
         with receive:
-            while stop is not None and not receive.poll(TICK_S):
-                if stop.requests:
-                    raise KeyboardInterrupt
+            while not receive.poll(TICK_S):
+                wait()
             answer = receive.recv()
     except EOFError:
-        if stop is not None and stop.requests:
-            raise KeyboardInterrupt from None
+        wait()  # who said stop at a terminal said it to the process, too
         raise RuntimeError(f"{trainer} did not answer ({what}): see its message above") from None
     finally:
-        if process.exitcode is None and sys.exc_info()[0] is not None:
+        if sys.exc_info()[0] is not None:
+            process.terminate()  # so that it tidies up what it was fetching
+            process.join(PEERS_S)
             process.kill()
         process.join()
     if isinstance(answer, BenchError):
@@ -675,7 +688,7 @@ def _ask(context: ForkServerContext, trainer: str, what: str, *about: Any, stop:
 
 def _answer(trainer: str, what: str, about: tuple[Any, ...], send: Connection) -> None:
     """The body of a process that is asked something."""
-    _open_signals(signal.SIG_DFL)  # nothing to save
+    _open_signals(_leave)
     answer: Any
     try:
         answer = getattr(importlib.import_module(trainer), what)(*about)

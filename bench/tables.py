@@ -22,6 +22,7 @@ from bench.workload import Workload
 # The blog's fourth step: rungs that change nothing else are one step together.
 BATCH_KEYS = frozenset({"optim.batch_size", "optim.lr", "replicas.sync_bn"})
 MUST_AGREE = (*(name for name in record.MUST_MATCH if name != "protocol"), "git_commit", "git_dirty")
+LEGEND = 60  # classes that a figure has a legend for
 HARDWARE = (
     ("gpu_busy_pct", "GPU busy"),
     ("gpu_sm_active_pct", "SM active"),
@@ -107,6 +108,11 @@ class Ladder:
     left_out: tuple[tuple[str, str], ...]
 
     @property
+    def scored(self) -> bool:
+        """Whether its scores mean anything: those of noise do not."""
+        return bool(self.workload.values["data"]["source"] != "noise")
+
+    @property
     def all(self) -> tuple[Rung, ...]:
         return self.rungs + self.aside
 
@@ -181,7 +187,8 @@ def read(results: Path) -> list[Ladder]:
     groups: dict[tuple[str, ...], list[tuple[Path, Mapping[str, Any]]]] = {}
     for folder, run in found:
         root = folder.parent.parent.parent
-        key = (str(root), run["workload"], str(run["protocol"]), run["workload_fingerprint"])
+        same = ("workload", "protocol", "workload_fingerprint", "data_fingerprint")
+        key = (str(root), *(str(run[name]) for name in same))
         groups.setdefault(key, []).append((folder, run))
     ladders: list[Ladder] = []
     homeless = [("unreadable", error.message.replace(f"{results}/", "")) for error in errors]
@@ -394,8 +401,9 @@ def others(ladder: Ladder) -> Table | None:
     return Table(head, rows)
 
 
-def pace(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung], target: float) -> Table:
-    """Time to train a rung, against its predecessor and the lowest rung; throughput; time to the target."""
+def pace(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung], target: float | None) -> Table:
+    """Time to train a rung, against its predecessor and the lowest rung; throughput; time to the target,
+    where there is one."""
     size, unit = clock_unit([s for rung in ladder.all for s in rung.values("train_s")])
     head = [
         "rung",
@@ -403,7 +411,7 @@ def pace(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung], target: float)
         "× the predecessor",
         f"× {_lowest(ladder)}",
         "img/s",
-        f"time to {target:g} mIoU, {unit}",
+        *([] if target is None else [f"time to {target:g} mIoU, {unit}"]),
         f"wall, {unit}",
     ]
     rows = [
@@ -413,7 +421,7 @@ def pace(ladder: Ladder, found: Contrasts, rungs: Sequence[Rung], target: float)
             _ratio(ladder, found, rung, ladder.predecessor(rung), ladder.parents[rung.name]),
             _ratio(ladder, found, rung, ladder.base(rung), ladder.chain()[0].name),
             number(rung.mean("images_per_s")),
-            reached(rung, target, size),
+            *([] if target is None else [reached(rung, target, size)]),
             number(None if (wall := rung.mean("wall_s")) is None else wall / size),
         ]
         for rung in rungs
@@ -475,10 +483,11 @@ def classes(ladder: Ladder) -> Table:
     rungs = ladder.all
     names = list(ladder.workload.values["data"]["classes"])
     rows = [["mIoU", *(number(rung.mean("final_miou"), 1) for rung in rungs)]]
-    for name in names:
+    for place, name in enumerate(names, start=1):
         seen = [[_iou(run, name) for run in rung.runs] for rung in rungs]
         known = [[iou for iou in values if iou is not None] for values in seen]
-        rows.append([name, *(number(fmean(values) if values else None, 1) for values in known)])
+        title = name if len(names) <= LEGEND else f"{place} {name}"  # the figure has no room for them
+        rows.append([title, *(number(fmean(values) if values else None, 1) for values in known)])
     return Table(["class", *(rung.short for rung in rungs)], rows, numbers=True)
 
 

@@ -384,6 +384,8 @@ class Run:
         if self.job.seat.local_devices < self.group.devices:
             for name in ("gpu_power_w", "gpu_energy_kj"):  # sums: what other machines take is not seen here
                 hardware[name], reasons[name] = None, "the run used several machines"
+        if self.source.fingerprint is None:
+            reasons["data_fingerprint"] = "the data is noise"
         if self.history["resumed"]:
             warnings.append("resumed")
         if self.identity["git_dirty"]:
@@ -514,7 +516,6 @@ def _reasons(run: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]
     no_peak = "the maker's peak of this device is not known"
     no_checkout = "segbench does not run from a checkout"
     reasons = {
-        "data_fingerprint": "the data is noise",
         "mfu_nominal_pct": no_peak,
         "peak_nominal_tflops": no_peak,
         "git_commit": no_checkout,

@@ -37,7 +37,8 @@ def facts(device: str, devices: int = 1) -> dict[str, Any]:
 
 
 def ready(job: Job) -> None:
-    if job.weights is not None and job.weights.name == "wrong":
+    asked = job.recipe.values["model"]["weights"]
+    if job.weights is not None and job.weights.name in ("wrong", f"wrong-{asked}"):
         raise BenchError("the weights do not fit", "name others with --weights")
     if job.weights is not None and job.weights.name == "slow":
         signal.sigtimedwait([], 10)  # at most, if nobody stops it

@@ -166,6 +166,7 @@ EXTENDS = 'extends = "00-mmseg-baseline"\ntitle = "mine"\n'
         (["run", "--workload", "photographs.toml"], {}),
         (["run", "--workload", "photographs.toml", "--data", "nowhere"], {}),
         (["run", "--data", "pictures"], {}),
+        (["run", "--weights", "pictures"], {}),
         (["run", "--results", "file", "--workload", "photographs.toml", "--data", "pictures"], {"file": ""}),
         (["run", "--results", "/proc/x", "--workload", "photographs.toml", "--data", "pictures"], {}),
         (
@@ -353,7 +354,11 @@ def test_ctrl_c_saves_the_run_and_says_how_to_go_on(place: Path) -> None:
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: runner, server and run, all at once
         rest = process.stderr.read()
-    assert first == ["verifying 2 pairs, once\n", "loading weights v1\n", "[1/1] wait seed 0  starts\n"]
+    assert first == [
+        "loading weights v1; what is not there is fetched\n",
+        "verifying 2 pairs, once\n",
+        "[1/1] wait seed 0  starts\n",
+    ]
     assert process.returncode == 130
     assert rest.endswith(f"  segbench {shlex.join(arguments)}\n")
     assert "Traceback" not in rest + (folder / "log.txt").read_text()

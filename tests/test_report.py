@@ -135,10 +135,28 @@ def test_published_figures_name_rungs_that_exist() -> None:
     for path in (assets.folder("recipes") / "published").glob("*.toml"):
         told = tomllib.loads(path.read_text())
         assert told["rungs"].keys() | told.get("steps", {}).keys() <= names
+        assert told["rungs"]["00-mmseg-baseline"]["miou"] in (44.17, 45.47)
         assert told["protocol"] == workload.load(path.stem).values["evaluation"]["protocol"]
         for each in (told, *told.get("others", ())):
             assert each["scored"] in ("final", "best", "not stated")
             assert each["source"]
+
+
+def test_published_figures_are_those_of_the_sources() -> None:
+    """Line by line as in the blog and in the model zoo."""
+    blog, zoo = (
+        tomllib.loads((assets.folder("recipes") / "published" / f"{name}.toml").read_text())
+        for name in ("ade20k", "ade20k-native")
+    )
+    assert blog["rungs"] == {
+        "00-mmseg-baseline": {"miou": 44.17, "std": 0.17, "hours": 6.385},
+        "01-new-weights": {"miou": 45.01},
+        "07-no-sync-bn": {"miou": 45.56, "hours": 3.5},
+    }
+    assert blog["steps"] == {"01-new-weights": 0.84, "03-cosine": 0.18, "07-no-sync-bn": 0.37}
+    assert [each["miou"] for each in blog["others"]] == [45.764, 45.6, 49.15, 49.83]
+    assert zoo["rungs"] == {"00-mmseg-baseline": {"miou": 45.47}}
+    assert [each["miou"] for each in zoo["others"]] == [44.60, 43.95, 42.72]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -150,12 +168,40 @@ def test_the_other_scores_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
     assert row(text, "00-mmseg-baseline")[1:4] == ["20.50 (n = 1)", "61.00 (n = 1)", "–"]
 
 
+def test_a_page_about_noise_shows_speeds_and_no_score_at_all(tmp_path: Path) -> None:
+    fake_records.make(
+        tmp_path / "results",
+        rungs=("00", "06", "07"),
+        setting=workload.load("ade20k-fake"),
+        data_fingerprint=None,
+    )
+    text = page(tmp_path / "results")
+    assert "The pictures are noise" in text
+    assert "time to train ×" in text.split("The pictures are noise")[0]
+    for score in ("mIoU", "better", "worse", "## The blog's table", "## IoU by class", "pareto"):
+        assert score not in text
+    drawn = {path.name for path in (tmp_path / "reports/ade20k-fake").glob("*.png")}
+    assert drawn <= {"phases.png", "device-busy.png"}
+    assert "phases.png" in drawn
+
+
 @pytest.mark.usefixtures("undrawn")
-def test_a_page_about_noise_says_that_its_scores_mean_nothing(tmp_path: Path) -> None:
-    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), setting=workload.load("ade20k-fake"))
-    assert "The pictures are noise" in page(tmp_path / "results")
-    fake_records.make(tmp_path / "real", seeds=1, rungs=("00",))
-    assert "The pictures are noise" not in page(tmp_path / "real")
+def test_records_of_other_data_get_a_page_of_their_own(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=2, rungs=("00",), data_fingerprint="a" * 12)
+    fake_records.make_run(
+        tmp_path / "results", recipe.ladder()[0], workload.load("mini"), 2, data_fingerprint="b" * 12
+    )
+    pages = report.write(tmp_path / "results", tmp_path / "reports")
+    assert {path.parent.name for path in pages} == {f"mini-{letter * 12}" for letter in "ab"}
+    assert "(n = 2)" in row(pages[0].read_text(), "00-mmseg-baseline")[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_more_classes_than_a_legend_holds_have_their_numbers_in_the_table(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), setting=workload.load("ade20k"))
+    text = page(tmp_path / "results")
+    assert "| 150 flag |" in text
+    assert "<details><summary>All classes</summary>" in text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -316,15 +316,17 @@ def test_noise_takes_no_folder_and_needs_none(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="makes its own pictures"):
         runner.plan(ladder("one"), noise, 1, tmp_path, data=tmp_path, trainer=TRAINER)
     plan = runner.plan(ladder("one"), noise, 1, tmp_path, trainer=TRAINER)
-    [outcome] = runner.run(plan, Watcher(), trainer=TRAINER).outcomes
+    watcher = Watcher()
+    [outcome] = runner.run(plan, watcher, trainer=TRAINER).outcomes
     assert (outcome.status, outcome.job.data) == ("finished", None)
+    assert watcher.prepared == []  # no weights either
 
 
 def test_a_data_set_is_looked_at_once_before_the_first_run(tmp_path: Path) -> None:
     for results, looks in (("first", [("verifying", 1, 2), ("verifying", 2, 2)]), ("second", [])):
         watcher = Watcher()
         train(ladder("one"), tmp_path / results, watcher=watcher)
-        assert watcher.prepared == [*looks, ("loading", 0, 1)]
+        assert watcher.prepared == [("loading", 0, 1), *looks]
 
 
 def test_a_damaged_picture_stops_the_matrix_before_it_trains(tmp_path: Path) -> None:
@@ -359,6 +361,32 @@ def test_weights_are_asked_for_once_and_refused_before_anything_trains(tmp_path:
     assert [event for event in watcher.prepared if event[0] == "loading"] == [("loading", 0, 1)]
 
 
+def test_each_kind_of_weights_is_asked_for(tmp_path: Path) -> None:
+    """v1 of the first recipe is fine; v2 of the second is not."""
+    (tmp_path / "wrong-v2").mkdir()
+    large = load_workload("ade20k").values["model"]
+    work = replace(PHOTOGRAPHS, values={**PHOTOGRAPHS.values, "model": large})
+    [first, second] = ladder("one", "two")
+    second = replace(second, values={**second.values, "model": {"weights": "v2"}})
+    plan = runner.plan(
+        [first, second],
+        work,
+        1,
+        tmp_path / "r",
+        data=pictures(),
+        weights=tmp_path / "wrong-v2",
+        trainer=TRAINER,
+    )
+    watcher = Watcher()
+    with pytest.raises(BenchError, match="the weights do not fit"):
+        runner.run(plan, watcher, trainer=TRAINER)
+    assert [event for event in watcher.prepared if event[0] == "loading"] == [
+        ("loading", 0, 2),
+        ("loading", 1, 2),
+    ]
+    assert watcher.events == []
+
+
 def test_a_stop_while_weights_are_fetched_ends_it(tmp_path: Path) -> None:
     (tmp_path / "slow").mkdir()
     watcher = Watcher()
@@ -389,7 +417,7 @@ def test_scenes_are_drawn_once_before_the_first_run(tmp_path: Path, monkeypatch:
         plan = runner.plan(ladder("one"), few_scenes(), 1, tmp_path / results, trainer=TRAINER)
         watcher = Watcher()
         [outcome] = runner.run(plan, watcher, trainer=TRAINER).outcomes
-        assert watcher.prepared == [*drawn, ("loading", 0, 1)]
+        assert watcher.prepared == [("loading", 0, 1), *drawn]
         assert watcher.events == [("start", "one", 0), ("finished", "one", 0)]
         assert outcome.job.data is not None
         assert outcome.job.data.parent == tmp_path / "cache"
@@ -404,7 +432,7 @@ def test_a_stop_while_scenes_are_drawn_leaves_nothing(
     watcher.prepare = lambda what, done, total: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         runner.run(plan, watcher, trainer=TRAINER)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not list(tmp_path.glob("cache/*"))
     assert list((tmp_path / "results").iterdir()) == []
 
 

@@ -145,6 +145,15 @@ def test_every_value_counts_for_the_fingerprint(line: str) -> None:
     assert len(fingerprint) == 12
 
 
+def test_an_empty_list_counts_for_nothing_and_files_in_which_it_did_are_read() -> None:
+    with_it, without = {"net": {"widths": [], "stride": 8}}, {"net": {"stride": 8}}
+    assert settings.fingerprint(with_it) == settings.fingerprint(without)
+    before = settings.fingerprint(with_it, empty_lists=True)
+    assert before != settings.fingerprint(with_it)
+    old = Settings(name="old", title="old", values=with_it, fingerprint=before)
+    assert settings.parse(KIND, settings.dump(old), "old.toml").fingerprint == before
+
+
 def test_a_fingerprint_stays_what_it_was() -> None:
     # Records carry it: if this fails, every run on every disk would be trained again
     assert settings.fingerprint({"optim": {"lr": 0.1, "n": 3}, "system": {}}) == "9989a9a0e26c"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,20 @@ def test_ade20k_is_the_blogs_setting() -> None:
     assert (train["crop"], train["epochs"], train["replicas"]) == (512, 127, 8)
     assert 127 * data["train_images"] // 16 == 160_385  # the 160k iterations of the baseline
     assert (evaluation["protocol"], evaluation["target_miou"]) == ("squash", 44.17)
+    assert evaluation["evaluations"] == 32
     assert values["system"] == {"precision": "fp16", "channels_last": False}
     assert [values["model"][key] for key in ("backbone", "output_stride", "head_width", "low_width")] == [
         "resnet101", 8, 512, 48,
     ]  # fmt: skip
     assert (values["model"]["rates"], values["model"]["dropout"]) == ([12, 24, 36], 0.1)
     assert (values["model"]["v1"], values["model"]["v2"]) == ("IMAGENET1K_V1", "IMAGENET1K_V2")
+
+
+@pytest.mark.parametrize(("name", "digest"), [("ade20k", "f9dbd8a75a0722c9"), ("camvid", "97a8b28971b6f83c")])
+def test_classes_stand_in_the_order_of_their_labels(name: str, digest: str) -> None:
+    """ADE20K: mmsegmentation's names, in its order (compared in test_peers.py); CamVid: SegNet's."""
+    names = "\n".join(workload.load(name).values["data"]["classes"])
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
 
 
 def test_the_other_full_size_workloads_differ_from_it_in_what_they_are_for() -> None:
