@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench import BenchError, machine, record, scenes
-from bench.dataset import find_pairs, read_pair
+from bench.dataset import find_pairs, look, read_pair
 from bench.workload import Workload
 
 VERSION = 1  # of the look: raise it when it sees more
@@ -59,7 +59,7 @@ def _seal(pairs: Iterable[Pair], classes: int) -> Path:
     """
     digest = hashlib.sha256(f"{VERSION} {classes}\n".encode())
     for path in (path for pair in pairs for path in pair):
-        found = path.stat()
+        found = look(path)
         known = ("/".join(path.parts[-3:]), found.st_ino, found.st_size, found.st_mtime_ns)
         digest.update(f"{known}\n".encode(errors="replace"))
     return scenes.cache_folder() / "verified" / f"{digest.hexdigest()[:32]}.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -49,6 +51,39 @@ def test_both_checksums_are_taken_in_one_reading(tmp_path: Path) -> None:
 
 
 # What is refused
+
+
+def test_a_link_to_nothing_and_a_pipe_are_refused_only_where_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "b.png")
+    with open_source(tmp_path) as opened:
+        assert opened.folders() == []
+        first, second = opened.files("")
+        with pytest.raises(BenchError, match=f"cannot read {tmp_path}/a.png: No such file"):
+            first.read()
+        with pytest.raises(BenchError, match=f"{tmp_path}/b.png is not a regular file"):
+            second.read()
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BenchError, match="pipe is not a regular file"):
+        open_source(tmp_path / "pipe")
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    opened = open_source(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)  # the tests may run as root, who may look anywhere
+    for refused in (opened.folders, lambda: opened.files("")):
+        with pytest.raises(BenchError, match=r"cannot read .*a.png: Permission denied"):
+            refused()
 
 
 @pytest.mark.parametrize("digest", ["md5", "sha1"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bench import BenchError
-from bench.dataset import IGNORE, Dataset, find_pairs, read_pair
+from bench.dataset import IGNORE, Dataset, find_pairs, fingerprint, read_pair
 
 CLASSES = ("sky", "sea", "boat")
 SIZE = (7, 5)  # width, height
@@ -153,6 +156,16 @@ def short_header(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def relink(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def repipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     "picture cut off": (lambda image, label: cut(image), "cannot be read", 0),
     "label cut off": (lambda image, label: cut(label), "cannot be read", 1),
@@ -163,6 +176,10 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     "picture with a short header": (lambda image, label: short_header(image), "cannot be read", 0),
     "picture gone": (lambda image, label: image.unlink(), "cannot be read", 0),
     "label gone": (lambda image, label: label.unlink(), "cannot be read", 1),
+    "picture a link to nothing": (lambda image, label: relink(image), "cannot be read: it is a link to a", 0),
+    "label a link to nothing": (lambda image, label: relink(label), "cannot be read: it is a link to a", 1),
+    "picture a pipe": (lambda image, label: repipe(image), "cannot be read: it is not a regular file", 0),
+    "label a pipe": (lambda image, label: repipe(label), "cannot be read: it is not a regular file", 1),
     "label in colour": (lambda image, label: picture().save(label), "has mode RGB", 1),
     "label with 16 bits": (
         lambda image, label: Image.fromarray(np.ones(SIZE[::-1], np.uint16)).save(label),
@@ -271,3 +288,70 @@ def test_a_header_that_promises_billions_of_pixels_is_damage(root: Path) -> None
     path.write_bytes(bytes(content))
     with pytest.raises(BenchError, match=f"{path} cannot be read as a picture"):
         opened(root).pair(0)
+
+
+# What cannot be looked at
+
+
+def shut(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Nobody may look into the folder; the tests may run as root, who may look anywhere."""
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_a_folder_that_nobody_may_look_into_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shut(monkeypatch, root / kind / "training")
+    for refuse in (lambda: find_pairs(root, "training"), lambda: fingerprint(root)):
+        with pytest.raises(BenchError, match=f"cannot read {root}/{kind}/training: Permission denied"):
+            refuse()
+
+
+def test_a_folder_behind_one_that_nobody_may_enter_is_not_said_to_be_absent(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut(monkeypatch, root / "images/training")
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    with pytest.raises(BenchError, match="cannot read .*training: Permission denied"):
+        find_pairs(root, "training")
+
+
+# The fingerprint
+
+
+def test_a_fingerprint_is_of_names_and_sizes_in_order(root: Path) -> None:
+    """As committed records hold it: this must never change."""
+    sizes = {path: path.stat().st_size for path in root.glob("*/*/*")}
+    text = "".join(f"{path.relative_to(root)} {sizes[path]}\n" for path in sorted(sizes))
+    assert text.splitlines()[0].startswith("annotations/training/a.png ")
+    assert fingerprint(root) == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("place", ["images/training", "images", "annotations/training", "annotations"])
+def test_what_is_no_picture_and_no_label_changes_no_fingerprint(root: Path, place: str) -> None:
+    before = fingerprint(root)
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (root / place / name).write_bytes(b"left by something else")
+    (root / place / "gone.txt").symlink_to("nowhere")
+    (root / place / "below").mkdir()
+    assert fingerprint(root) == before
+    assert len(find_pairs(root, "training")) == 3
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("spoil", [relink, repipe])
+def test_a_fingerprint_of_what_cannot_be_read_is_refused(
+    root: Path, spoil: Callable[[Path], None], which: int
+) -> None:
+    path = both(root, "a")[which]
+    spoil(path)
+    with pytest.raises(BenchError, match=f"{path} cannot be read: it is "):
+        fingerprint(root)

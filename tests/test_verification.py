@@ -109,6 +109,14 @@ def test_nothing_is_remembered_of_what_is_not_sound(root: Path) -> None:
             looks(root)
 
 
+@pytest.mark.parametrize("name", ["images/training/2.jpg", "annotations/validation/1.png"])
+def test_a_link_to_nothing_is_named(root: Path, name: str) -> None:
+    (root / name).unlink()
+    (root / name).symlink_to("nowhere")
+    with pytest.raises(BenchError, match=f"{root / name} cannot be read: it is a link to a file that is not"):
+        looks(root)
+
+
 def test_several_faults_are_named_together(root: Path) -> None:
     for index in range(4):
         (root / f"annotations/training/{index}.png").write_bytes(b"")
