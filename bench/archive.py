@@ -8,6 +8,7 @@ that would land elsewhere.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import stat
@@ -23,6 +24,10 @@ from typing import Protocol, Self
 from bench import BenchError
 
 BLOCK = 1 << 20  # bytes read at once
+ENCRYPTED = 0x1  # the flag of such a member
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+PACKED_OTHERWISE = "packed in a way that Python cannot read"
+UNPACK = "unpack it and name the folder"
 Tell = Callable[[int, int], None]  # done, in all
 Watch = Callable[[str, str], Tell]  # begins a stage: what is done, and the unit that its news will be in
 
@@ -161,7 +166,12 @@ class Zip:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        except NotImplementedError as error:
+            raise BenchError(f"{path} is {PACKED_OTHERWISE}: {error}", UNPACK) from error
+        except UnicodeDecodeError as error:
+            hint = "get the archive again, or unpack it and name the folder"
+            raise BenchError(f"{path} holds a name that is not UTF-8 as it claims", hint) from error
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise _unreadable(path, error) from error
         self._members: dict[str, dict[str, zipfile.ZipInfo]] = {}  # folder -> name -> member
         for member in self._zip.infolist():
@@ -193,9 +203,15 @@ class Zip:
 
     def _read(self, member: zipfile.ZipInfo) -> bytes:
         """The content of a member; zipfile compares its CRC."""
+        if member.flag_bits & ENCRYPTED:
+            raise BenchError(f"{member.filename} in {self.path} is encrypted", UNPACK)
         try:
             return self._zip.read(member)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except NotImplementedError as error:
+            raise BenchError(
+                f"{member.filename} in {self.path} is {PACKED_OTHERWISE}: {error}", UNPACK
+            ) from error
+        except DAMAGED as error:
             raise BenchError(
                 f"{member.filename} in {self.path} is damaged: {error}",
                 "get the archive again; the same command then goes on",

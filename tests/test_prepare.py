@@ -200,6 +200,15 @@ def test_the_top_of_a_disk_is_refused(make: Callable[..., prepare.Prepared]) -> 
     assert caught.value.hint.endswith("/ade20k")
 
 
+def test_an_empty_folder_may_be_named_from_within(
+    make: Callable[..., prepare.Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    make(dest=Path("."))
+    assert tree(tmp_path / "data") == ADE20K
+
+
 def test_a_place_where_nobody_may_look_is_refused(
     make: Callable[..., prepare.Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
