@@ -63,7 +63,7 @@ def read_pair(
     """Picture and label as they are stored, every byte of both decoded and found to fit.
 
     With `draft` a JPEG is decoded at an eighth of its size: half the time, the same damage noticed.
-    BenchError: a damaged file, another mode, sizes that differ, a label above `classes`.
+    BenchError: a damaged file, another mode or depth, sizes that differ, a label above `classes`.
     """
     image, size = _decode(image_path, draft)
     label, label_size = _decode(label_path)
@@ -75,6 +75,11 @@ def read_pair(
         raise BenchError(
             f"{label_path} has mode {label.mode}, not 8-bit gray",
             "labels are 8-bit gray PNG: 0 other, 1.. classes",
+        )
+    if label.mode == "L" and (bits := _bits(label_path)) < 8:  # Pillow stretches them to 0 .. 255
+        raise BenchError(
+            f"{label_path} is {bits}-bit gray; labels are 8-bit",
+            "save it as 8-bit gray PNG, values as they are",
         )
     if size != label_size:
         raise BenchError(
@@ -189,3 +194,10 @@ def _decode(path: Path, draft: bool = False) -> tuple[Image.Image, tuple[int, in
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = "replace the file, or remove the pair"
         raise BenchError(f"{path} cannot be read as a picture: {error}", hint) from error
+
+
+def _bits(path: Path) -> int:
+    """Bits a channel, as the header of a PNG has it; 8 for what is none."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 25 else 8

@@ -125,6 +125,22 @@ def test_pictures_named_to_be_left_out_are_not_there(root: Path) -> None:
     assert [dataset.name(index) for index in range(len(dataset))] == ["a", "c"]
 
 
+def test_labels_with_a_palette_may_have_fewer_bits(root: Path) -> None:
+    colourful = label()
+    colourful.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
+    colourful.save(both(root, "a")[1])
+    assert both(root, "a")[1].read_bytes()[24] == 2
+    assert np.array_equal(np.asarray(opened(root).pair(0)[1]), np.asarray(opened(root).pair(2)[1]))
+
+
+def test_what_pillow_makes_of_4_bits_would_pass_for_labels(root: Path) -> None:
+    few_bits(both(root, "a")[1], 4)
+    with Image.open(both(root, "a")[1]) as image:
+        assert (image.mode, set(np.unique(np.asarray(image)))) == ("L", {17})
+    with pytest.raises(BenchError, match="is 4-bit gray"):
+        read_pair(*both(root, "a"), classes=150)
+
+
 def test_a_draft_of_a_pair_is_judged_by_the_size_that_is_stored(root: Path) -> None:
     picture(size=(64, 40)).save(root / "images/training/b.jpg")
     label(size=(64, 40)).save(root / "annotations/training/b.png")
@@ -161,6 +177,22 @@ def relink(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
+def few_bits(path: Path, bits: int) -> None:
+    """A gray PNG of ones, `bits` a pixel: Pillow writes none with 2 or 4."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        )
+
+    width, height = SIZE
+    row = int(f"{1:0{bits}b}" * (8 // bits), 2).to_bytes(1, "big") * -(-width * bits // 8)
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    pixels = zlib.compress((b"\0" + row) * height)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
 def repipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -188,6 +220,8 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     ),
     "label with alpha": (lambda image, label: picture("LA").save(label), "has mode LA", 1),
     "label with one bit": (lambda image, label: picture("1").save(label), "has mode 1", 1),
+    "label with 4 bits": (lambda image, label: few_bits(label, 4), "is 4-bit gray; labels are 8-bit", 1),
+    "label with 2 bits": (lambda image, label: few_bits(label, 2), "is 2-bit gray; labels are 8-bit", 1),
     "picture with 16 bits": (
         lambda image, label: Image.fromarray(np.full(SIZE[::-1], 999, np.uint16)).save(image),
         "has mode I;16",

@@ -61,6 +61,14 @@ def make_camvid(verified: list[Path], tmp_path: Path) -> Callable[[Path], prepar
 # ADE20K
 
 
+def test_the_published_facts_are_these() -> None:
+    assert prepare.ADE20K.md5 == "7328b3957e407ddae1d3cbf487f149ef"
+    assert prepare.ADE20K.sha1 == "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+    assert prepare.ADE20K.sha1 in prepare.ADE20K.elsewhere
+    assert prepare.ADE20K_PAIRS == {"training": 20_210, "validation": 2_000}
+    assert prepare.CAMVID_PAIRS == {"training": 367, "validation": 101}
+
+
 def test_the_archive_is_unpacked_without_its_top_folder(
     make: Callable[..., prepare.Prepared], tmp_path: Path
 ) -> None:
