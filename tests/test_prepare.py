@@ -208,13 +208,18 @@ def test_the_top_of_a_disk_is_refused(make: Callable[..., prepare.Prepared]) -> 
     assert caught.value.hint.endswith("/ade20k")
 
 
-def test_an_empty_folder_may_be_named_from_within(
+def test_the_folder_one_is_in_is_not_replaced_but_is_no_top_of_a_disk(
     make: Callable[..., prepare.Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
-    make(dest=Path("."))
-    assert tree(tmp_path / "data") == ADE20K
+    with pytest.raises(BenchError, match=r"DEST \. is the folder you are in") as caught:
+        make(dest=Path("."))
+    assert caught.value.hint == f"cd .. and name it as DEST: {tmp_path / 'data'}"
+    monkeypatch.chdir(tmp_path)
+    make(dest=Path(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path / "data")
+    assert make(dest=Path(".")).before
 
 
 def test_a_place_where_nobody_may_look_is_refused(
