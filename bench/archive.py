@@ -8,6 +8,7 @@ that would land elsewhere.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import stat
@@ -23,6 +24,10 @@ from typing import Protocol, Self
 from bench import BenchError
 
 BLOCK = 1 << 20  # bytes read at once
+ENCRYPTED = 0x1  # the flag of such a member
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+PACKED_OTHERWISE = "packed in a way that Python cannot read"
+UNPACK = "unpack it and name the folder"
 Tell = Callable[[int, int], None]  # done, in all
 Watch = Callable[[str, str], Tell]  # begins a stage: what is done, and the unit that its news will be in
 
@@ -119,11 +124,23 @@ class Folder:
         pass
 
     def folders(self) -> list[str]:
-        return sorted(path.name for path in self._list("") if path.is_dir())
+        return sorted(path.name for path in self._list("") if stat.S_ISDIR(self._look(path).st_mode))
 
     def files(self, folder: str) -> list[File]:
-        paths = sorted(path for path in self._list(folder) if path.is_file())
-        return [File(path.name, path.stat().st_size, partial(self._read, path)) for path in paths]
+        """Links to nothing, pipes and devices count as files, so that reading them says what they are."""
+        found = [(path, self._look(path)) for path in sorted(self._list(folder))]
+        return [
+            File(path.name, look.st_size, partial(self._read, path))
+            for path, look in found
+            if not stat.S_ISDIR(look.st_mode)
+        ]
+
+    def _look(self, path: Path) -> os.stat_result:
+        """What the disk says of a file; of the link where it leads nowhere."""
+        try:
+            return path.stat() if path.exists() else path.lstat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def _list(self, folder: str) -> list[Path]:
         try:
@@ -134,6 +151,7 @@ class Folder:
             raise _unreadable(self.path / folder, error) from error
 
     def _read(self, path: Path) -> bytes:
+        _check_regular(path)
         try:
             return path.read_bytes()
         except OSError as error:
@@ -148,7 +166,12 @@ class Zip:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        except NotImplementedError as error:
+            raise BenchError(f"{path} is {PACKED_OTHERWISE}: {error}", UNPACK) from error
+        except UnicodeDecodeError as error:
+            hint = "get the archive again, or unpack it and name the folder"
+            raise BenchError(f"{path} holds a name that is not UTF-8 as it claims", hint) from error
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise _unreadable(path, error) from error
         self._members: dict[str, dict[str, zipfile.ZipInfo]] = {}  # folder -> name -> member
         for member in self._zip.infolist():
@@ -180,9 +203,15 @@ class Zip:
 
     def _read(self, member: zipfile.ZipInfo) -> bytes:
         """The content of a member; zipfile compares its CRC."""
+        if member.flag_bits & ENCRYPTED:
+            raise BenchError(f"{member.filename} in {self.path} is encrypted", UNPACK)
         try:
             return self._zip.read(member)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except NotImplementedError as error:
+            raise BenchError(
+                f"{member.filename} in {self.path} is {PACKED_OTHERWISE}: {error}", UNPACK
+            ) from error
+        except DAMAGED as error:
             raise BenchError(
                 f"{member.filename} in {self.path} is damaged: {error}",
                 "get the archive again; the same command then goes on",
@@ -208,6 +237,7 @@ def _danger(member: zipfile.ZipInfo) -> str | None:
 
 def _check_ends(path: Path) -> None:
     """Refuse a file that does not begin or does not end like a zip: seconds before its checksum would."""
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             begins = file.read(2) == b"PK"
@@ -222,6 +252,15 @@ def _check_ends(path: Path) -> None:
             f"{path} is cut off: {size:,} bytes, and the end of a zip archive is not among them",
             "get it again, whole",
         )
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse a link to nothing, and a pipe, which would be waited for, or a device."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BenchError(f"{path} is not a regular file", "put a file in its place, or remove it")
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> BenchError:

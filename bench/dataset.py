@@ -7,6 +7,8 @@ becomes `IGNORE`: subtracting one in uint8 does both.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from bench import BenchError
 
 IGNORE = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")
+LABELS = (".png",)
 
 
 class Dataset:
@@ -60,7 +63,7 @@ def read_pair(
     """Picture and label as they are stored, every byte of both decoded and found to fit.
 
     With `draft` a JPEG is decoded at an eighth of its size: half the time, the same damage noticed.
-    BenchError: a damaged file, another mode, sizes that differ, a label above `classes`.
+    BenchError: a damaged file, another mode or depth, sizes that differ, a label above `classes`.
     """
     image, size = _decode(image_path, draft)
     label, label_size = _decode(label_path)
@@ -72,6 +75,11 @@ def read_pair(
         raise BenchError(
             f"{label_path} has mode {label.mode}, not 8-bit gray",
             "labels are 8-bit gray PNG: 0 other, 1.. classes",
+        )
+    if label.mode == "L" and (bits := _bits(label_path)) < 8:  # Pillow stretches them to 0 .. 255
+        raise BenchError(
+            f"{label_path} is {bits}-bit gray; labels are 8-bit",
+            "save it as 8-bit gray PNG, values as they are",
         )
     if size != label_size:
         raise BenchError(
@@ -88,32 +96,52 @@ def read_pair(
 
 
 def fingerprint(folder: Path) -> str:
-    """12 hex digits of the names and sizes of all pictures and labels."""
+    """12 hex digits of the names and sizes of all pictures and labels. BenchError: one cannot be read."""
     digest = hashlib.sha256()
-    for path in sorted(path for top in ("images", "annotations") for path in (folder / top).glob("*/*")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+    paths = [
+        path
+        for kind, endings in (("images", SUFFIXES), ("annotations", LABELS))
+        for split in _list(folder / kind)
+        for path in _list(split)
+        if path.suffix.lower() in endings
+    ]
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(folder)} {look(path).st_size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:12]
+
+
+def look(path: Path) -> os.stat_result:
+    """What the disk says of a picture or label. BenchError: it is not there, or is a device or a pipe."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = "it is a link to a file that is not there" if dangling else error.strerror
+        raise BenchError(f"{path} cannot be read: {reason}", "mend it, or remove the pair") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise BenchError(f"{path} cannot be read: it is not a regular file", "replace it, or remove the pair")
+    return found
 
 
 def find_pairs(folder: Path, split: str, leave_out: Collection[str] = ()) -> list[tuple[Path, Path]]:
     """(picture, label) paths of a split, sorted by name, without the pictures named in `leave_out`.
 
-    BenchError: no such folder, no picture in it, or a picture without its label.
+    BenchError: no such folder or nobody may look into it, no picture in it, or a picture without its label.
     """
     images, labels = folder / "images" / split, folder / "annotations" / split
     for path in (images, labels):
-        if not path.is_dir():
+        if not os.path.isdir(path):
+            _list(path)  # says so where it is only that nobody may look
             raise BenchError(
                 f"{folder} is not a data set in the ADE20K layout: there is no {path}",
                 f"name the folder that holds images/ and annotations/ with --data{_below(folder)}",
             )
-    found = (path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
-    pictures = sorted(path for path in found if path.stem not in leave_out)
+    pictures = [path for path in find_pictures(folder, split) if path.stem not in leave_out]
     if not pictures:
         raise BenchError(
             f"{images} holds no pictures", "name the folder that holds images/ and annotations/ with --data"
         )
-    named = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
+    named = {path.stem: path for path in _list(labels) if path.suffix.lower() in LABELS}
     lonely = [path for path in pictures if path.stem not in named]
     if lonely:
         raise BenchError(
@@ -128,14 +156,33 @@ def find_pairs(folder: Path, split: str, leave_out: Collection[str] = ()) -> lis
     return [(path, named[path.stem]) for path in pictures]
 
 
+def find_pictures(folder: Path, split: str) -> list[Path]:
+    """The pictures of a split, sorted by name, whether they have a label or not."""
+    return sorted(path for path in _list(folder / "images" / split) if path.suffix.lower() in SUFFIXES)
+
+
+def _list(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is none. BenchError: nobody may look."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise BenchError(
+            f"cannot read {folder}: {error.strerror}",
+            "see that the folder may be read and entered (chmod u+rx)",
+        ) from error
+
+
 def _below(folder: Path) -> str:
     """Where the data set is, if it is a folder further down: archives are unpacked like that."""
-    there = next((path.parent for path in sorted(folder.glob("*/images")) if path.is_dir()), None)
+    there = next((path.parent for path in sorted(folder.glob("*/images")) if os.path.isdir(path)), None)
     return f": {there}" if there else ""
 
 
 def _decode(path: Path, draft: bool = False) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and its size before a draft made it smaller."""
+    look(path)  # opening a pipe would wait for ever
     try:
         with Image.open(path) as image:
             size = image.size
@@ -147,3 +194,10 @@ def _decode(path: Path, draft: bool = False) -> tuple[Image.Image, tuple[int, in
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = "replace the file, or remove the pair"
         raise BenchError(f"{path} cannot be read as a picture: {error}", hint) from error
+
+
+def _bits(path: Path) -> int:
+    """Bits a channel, as the header of a PNG has it; 8 for what is none."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 25 else 8

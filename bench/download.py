@@ -33,7 +33,11 @@ def fetch(wanted: Archive, folder: Path, watch: Watch, pause: Callable[[float], 
     """
     path = folder / wanted.name
     if path.exists():
-        archive.check(path, wanted, watch(f"checksums of {path.name}", "bytes"))
+        try:
+            archive.check(path, wanted, watch(f"checksums of {path.name}", "bytes"))
+        except BenchError as error:
+            hint = f"delete or rename {path}, then type the same command again: it fetches it"
+            raise BenchError(error.message, hint) from error
         return path
     partial = folder / f"{wanted.name}.partial"
     with writing(partial):

@@ -67,14 +67,17 @@ def open_draft(name: Path) -> Iterator[Draft]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    ours = False
     try:
         # the other may have published between our two looks: then what we hold has its name already
-        if not lock(handle, folder) or is_taken(name):
+        ours = lock(handle, folder) and _is_at(handle, folder)
+        if not ours or is_taken(name):
             raise BenchError(f"another segbench prepares {name}", f"wait for it, {GO_ON}")
         yield Draft(name, folder)
     finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # leaves no empty folder behind
+        if ours:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # leaves no empty folder behind
         os.close(handle)
 
 
@@ -93,6 +96,14 @@ def lock(handle: int, path: Path) -> bool:
     except OSError as error:
         raise BenchError(f"cannot lock {path}: {error.strerror}", "name a DEST on a local disk") from error
     return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether what is open as `handle` is what has the name `path` now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -89,9 +89,11 @@ def _is_ready(name: str, source: Path | None, dest: Path, watch: Watch) -> bool:
         raise BenchError(f"DEST {dest} lies in SOURCE {source}", "name a DEST outside of SOURCE")
     elsewhere = "name a folder that is not there yet as DEST, or move it away"
     with draft.writing(dest):
-        if dest.is_mount():
+        if dest.resolve().is_mount():  # "." is one by its own account, whatever it is
             raise BenchError(f"{dest} is the top of a disk", f"name a folder in it as DEST: {dest / name}")
     if not draft.is_taken(dest):
+        if (whole := dest.resolve()) == Path.cwd():  # a rename would leave the shell in a folder that is gone
+            raise BenchError(f"DEST {dest} is the folder you are in", f"cd .. and name it as DEST: {whole}")
         return False
     if not all((dest / kind).is_dir() for kind in ("images", "annotations")):
         raise BenchError(f"{dest} is there and is no data set", elsewhere)

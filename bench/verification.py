@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench import BenchError, machine, record, scenes
-from bench.dataset import find_pairs, read_pair
+from bench.dataset import find_pairs, find_pictures, look, read_pair
 from bench.workload import Workload
 
-VERSION = 1  # of the look: raise it when it sees more
+VERSION = 2  # of the look: raise it when it sees more
 SPLITS = {"training": "train_images", "validation": "val_images"}
 SHOWN = 3
+OWN = "use a workload of your own with the number of its pictures"
 
 Pair = tuple[Path, Path]
 Tell = Callable[[int, int], None]  # pairs looked at, pairs in all
@@ -34,21 +35,39 @@ def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
     """
     data = work.values["data"]
     without = f" (without {len(data['leave_out'])} that it leaves out)" if data["leave_out"] else ""
-    pairs = []
+    found = {split: find_pairs(folder, split, data["leave_out"]) for split in SPLITS}
+    fits = all(len(found[split]) == data[key] for split, key in SPLITS.items())
+    strays = None if fits else _strays(folder, data["leave_out"])
     for split, key in SPLITS.items():
-        found = find_pairs(folder, split, data["leave_out"])
-        if data[key] and len(found) != data[key]:
+        if data[key] and len(found[split]) != data[key]:
             raise BenchError(
-                f"{folder} has {len(found)} pictures for {split}{without}, but {work.name} has {data[key]}",
-                "complete the data set, or use a workload of your own with the number of its pictures",
+                f"{folder} has {len(found[split])} pictures for {split}{without}, "
+                f"but {work.name} has {data[key]}{f'; its {strays.message}' if strays else ''}",
+                strays.hint if strays else f"complete the data set, or {OWN}",
             )
-        pairs += found
+    if strays:
+        raise strays
+    pairs = [pair for split in SPLITS for pair in found[split]]
     seal = _seal(pairs, len(data["classes"]))
     if seal.exists():
         return
     _read_all(pairs, len(data["classes"]), tell)
     with suppress(BenchError):  # a cache that cannot be written costs another look, no more
         record.write_atomic(seal, json.dumps({"data": str(folder), "pairs": len(pairs)}) + "\n")
+
+
+def _strays(folder: Path, leave_out: Iterable[str]) -> BenchError | None:
+    """What is wrong where a name that is to be left out is none of a picture."""
+    pictures = [path for split in SPLITS for path in find_pictures(folder, split)]
+    names, files = {path.stem for path in pictures}, {path.name for path in pictures}
+    strays = [name for name in leave_out if name not in names]
+    if not strays:
+        return None
+    more = f" (and {len(strays) - 1} more)" if len(strays) > 1 else ""
+    hint = f"mend the name in the workload's [data] leave_out, complete the data set, or {OWN}"
+    if strays[0] in files:
+        hint = f'write it in the workload\'s [data] leave_out without its ending: "{Path(strays[0]).stem}"'
+    return BenchError(f"leave_out names {strays[0]}{more}, which is no picture of {folder}", hint)
 
 
 def _seal(pairs: Iterable[Pair], classes: int) -> Path:
@@ -59,8 +78,9 @@ def _seal(pairs: Iterable[Pair], classes: int) -> Path:
     """
     digest = hashlib.sha256(f"{VERSION} {classes}\n".encode())
     for path in (path for pair in pairs for path in pair):
-        found = path.stat()
-        known = ("/".join(path.parts[-3:]), found.st_ino, found.st_size, found.st_mtime_ns)
+        found = look(path)
+        times = found.st_mtime_ns, found.st_ctime_ns  # the latter cannot be set back
+        known = ("/".join(path.parts[-3:]), found.st_ino, found.st_size, *times)
         digest.update(f"{known}\n".encode(errors="replace"))
     return scenes.cache_folder() / "verified" / f"{digest.hexdigest()[:32]}.json"
 

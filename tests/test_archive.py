@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -49,6 +52,39 @@ def test_both_checksums_are_taken_in_one_reading(tmp_path: Path) -> None:
 
 
 # What is refused
+
+
+def test_a_link_to_nothing_and_a_pipe_are_refused_only_where_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "b.png")
+    with open_source(tmp_path) as opened:
+        assert opened.folders() == []
+        first, second = opened.files("")
+        with pytest.raises(BenchError, match=f"cannot read {tmp_path}/a.png: No such file"):
+            first.read()
+        with pytest.raises(BenchError, match=f"{tmp_path}/b.png is not a regular file"):
+            second.read()
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BenchError, match="pipe is not a regular file"):
+        open_source(tmp_path / "pipe")
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    opened = open_source(tmp_path)
+    monkeypatch.setattr(Path, "stat", refuse)  # the tests may run as root, who may look anywhere
+    for refused in (opened.folders, lambda: opened.files("")):
+        with pytest.raises(BenchError, match=r"cannot read .*a.png: Permission denied"):
+            refused()
 
 
 @pytest.mark.parametrize("digest", ["md5", "sha1"])
@@ -124,6 +160,59 @@ def test_a_damaged_member_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"pixels", b"pixelz", 1))
     with open_source(path) as opened, pytest.raises(BenchError, match=r"a/b.png in .*zip is damaged: .*CRC"):
         opened.files("a")[0].read()
+
+
+def test_a_name_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "files.zip"
+    pack(path, {"\u00e4.png": b"pixels"})  # a name that is flagged UTF-8
+    whole = path.read_bytes()
+    for count, words in ((-1, "holds a name that is not UTF-8"), (1, "is damaged")):  # in both places, in one
+        path.write_bytes(whole.replace("\u00e4".encode(), b"\xff\xff", count))
+        with pytest.raises(BenchError, match=words), open_source(path) as opened:
+            opened.files("")[0].read()
+
+
+def test_an_encrypted_archive_is_said_to_be_one(tmp_path: Path) -> None:
+    with (
+        open_source(flagged(tmp_path, flags=1)) as opened,
+        pytest.raises(BenchError, match=r"a.png in .*files.zip is encrypted") as caught,
+    ):
+        opened.files("")[0].read()
+    assert caught.value.hint == "unpack it and name the folder"
+
+
+def test_an_archive_packed_in_an_unknown_way_is_said_to_be_one(tmp_path: Path) -> None:
+    with (
+        open_source(flagged(tmp_path, method=9)) as opened,  # deflate64
+        pytest.raises(BenchError, match=r"a.png in .* is packed in a way that Python cannot read") as caught,
+    ):
+        opened.files("")[0].read()
+    assert caught.value.hint == "unpack it and name the folder"
+
+
+def flagged(folder: Path, flags: int = 0, method: int = 0) -> Path:
+    """A zip whose only member says of itself that it has these flags and is packed by this method."""
+    path = folder / "files.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.png", b"pixels")
+    content = bytearray(path.read_bytes())
+    for place in (6, content.index(b"PK\x01\x02") + 8):
+        content[place : place + 4] = bytes([flags, 0, method, 0])
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_every_damage_to_a_member_is_refused_however_it_is_packed(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("a.png", bytes(range(256)) * 4)
+        size = packed.infolist()[0].compress_size
+    whole = path.read_bytes()
+    for place in range(35, 35 + size):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(BenchError), open_source(path) as opened:
+            assert opened.files("")[0].read() == bytes(range(256)) * 4
 
 
 def test_every_damage_to_an_archive_is_noticed_or_harmless(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bench import BenchError
-from bench.dataset import IGNORE, Dataset, find_pairs, read_pair
+from bench.dataset import IGNORE, Dataset, find_pairs, fingerprint, read_pair
 
 CLASSES = ("sky", "sea", "boat")
 SIZE = (7, 5)  # width, height
@@ -122,6 +125,22 @@ def test_pictures_named_to_be_left_out_are_not_there(root: Path) -> None:
     assert [dataset.name(index) for index in range(len(dataset))] == ["a", "c"]
 
 
+def test_labels_with_a_palette_may_have_fewer_bits(root: Path) -> None:
+    colourful = label()
+    colourful.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
+    colourful.save(both(root, "a")[1])
+    assert both(root, "a")[1].read_bytes()[24] == 2
+    assert np.array_equal(np.asarray(opened(root).pair(0)[1]), np.asarray(opened(root).pair(2)[1]))
+
+
+def test_what_pillow_makes_of_4_bits_would_pass_for_labels(root: Path) -> None:
+    few_bits(both(root, "a")[1], 4)
+    with Image.open(both(root, "a")[1]) as image:
+        assert (image.mode, set(np.unique(np.asarray(image)))) == ("L", {17})
+    with pytest.raises(BenchError, match="is 4-bit gray"):
+        read_pair(*both(root, "a"), classes=150)
+
+
 def test_a_draft_of_a_pair_is_judged_by_the_size_that_is_stored(root: Path) -> None:
     picture(size=(64, 40)).save(root / "images/training/b.jpg")
     label(size=(64, 40)).save(root / "annotations/training/b.png")
@@ -153,6 +172,32 @@ def short_header(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def relink(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def few_bits(path: Path, bits: int) -> None:
+    """A gray PNG of ones, `bits` a pixel: Pillow writes none with 2 or 4."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        )
+
+    width, height = SIZE
+    row = int(f"{1:0{bits}b}" * (8 // bits), 2).to_bytes(1, "big") * -(-width * bits // 8)
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    pixels = zlib.compress((b"\0" + row) * height)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def repipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     "picture cut off": (lambda image, label: cut(image), "cannot be read", 0),
     "label cut off": (lambda image, label: cut(label), "cannot be read", 1),
@@ -163,6 +208,10 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     "picture with a short header": (lambda image, label: short_header(image), "cannot be read", 0),
     "picture gone": (lambda image, label: image.unlink(), "cannot be read", 0),
     "label gone": (lambda image, label: label.unlink(), "cannot be read", 1),
+    "picture a link to nothing": (lambda image, label: relink(image), "cannot be read: it is a link to a", 0),
+    "label a link to nothing": (lambda image, label: relink(label), "cannot be read: it is a link to a", 1),
+    "picture a pipe": (lambda image, label: repipe(image), "cannot be read: it is not a regular file", 0),
+    "label a pipe": (lambda image, label: repipe(label), "cannot be read: it is not a regular file", 1),
     "label in colour": (lambda image, label: picture().save(label), "has mode RGB", 1),
     "label with 16 bits": (
         lambda image, label: Image.fromarray(np.ones(SIZE[::-1], np.uint16)).save(label),
@@ -171,6 +220,8 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str, int]] = {
     ),
     "label with alpha": (lambda image, label: picture("LA").save(label), "has mode LA", 1),
     "label with one bit": (lambda image, label: picture("1").save(label), "has mode 1", 1),
+    "label with 4 bits": (lambda image, label: few_bits(label, 4), "is 4-bit gray; labels are 8-bit", 1),
+    "label with 2 bits": (lambda image, label: few_bits(label, 2), "is 2-bit gray; labels are 8-bit", 1),
     "picture with 16 bits": (
         lambda image, label: Image.fromarray(np.full(SIZE[::-1], 999, np.uint16)).save(image),
         "has mode I;16",
@@ -271,3 +322,70 @@ def test_a_header_that_promises_billions_of_pixels_is_damage(root: Path) -> None
     path.write_bytes(bytes(content))
     with pytest.raises(BenchError, match=f"{path} cannot be read as a picture"):
         opened(root).pair(0)
+
+
+# What cannot be looked at
+
+
+def shut(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Nobody may look into the folder; the tests may run as root, who may look anywhere."""
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_a_folder_that_nobody_may_look_into_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shut(monkeypatch, root / kind / "training")
+    for refuse in (lambda: find_pairs(root, "training"), lambda: fingerprint(root)):
+        with pytest.raises(BenchError, match=f"cannot read {root}/{kind}/training: Permission denied"):
+            refuse()
+
+
+def test_a_folder_behind_one_that_nobody_may_enter_is_not_said_to_be_absent(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut(monkeypatch, root / "images/training")
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    with pytest.raises(BenchError, match="cannot read .*training: Permission denied"):
+        find_pairs(root, "training")
+
+
+# The fingerprint
+
+
+def test_a_fingerprint_is_of_names_and_sizes_in_order(root: Path) -> None:
+    """As committed records hold it: this must never change."""
+    sizes = {path: path.stat().st_size for path in root.glob("*/*/*")}
+    text = "".join(f"{path.relative_to(root)} {sizes[path]}\n" for path in sorted(sizes))
+    assert text.splitlines()[0].startswith("annotations/training/a.png ")
+    assert fingerprint(root) == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("place", ["images/training", "images", "annotations/training", "annotations"])
+def test_what_is_no_picture_and_no_label_changes_no_fingerprint(root: Path, place: str) -> None:
+    before = fingerprint(root)
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (root / place / name).write_bytes(b"left by something else")
+    (root / place / "gone.txt").symlink_to("nowhere")
+    (root / place / "below").mkdir()
+    assert fingerprint(root) == before
+    assert len(find_pairs(root, "training")) == 3
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("spoil", [relink, repipe])
+def test_a_fingerprint_of_what_cannot_be_read_is_refused(
+    root: Path, spoil: Callable[[Path], None], which: int
+) -> None:
+    path = both(root, "a")[which]
+    spoil(path)
+    with pytest.raises(BenchError, match=f"{path} cannot be read: it is "):
+        fingerprint(root)

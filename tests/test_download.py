@@ -126,9 +126,19 @@ def test_an_archive_that_is_there_is_checked_and_not_fetched(
 ) -> None:
     assert fetch(wanted, folder) == fetch(wanted, folder)
     assert server.asked == [""]
-    (folder / NAME).write_bytes(server.content[:-1] + b"x")
-    with pytest.raises(BenchError, match="is not the published"):
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_a_wrong_archive_that_is_there_is_to_be_moved_away(
+    server: Server, wanted: Archive, folder: Path, share: float
+) -> None:
+    folder.mkdir()
+    (folder / NAME).write_bytes(b"PK" + server.content[3 : int(len(server.content) * share)] + b"x")
+    with pytest.raises(BenchError, match="is not the published|is cut off") as caught:
         fetch(wanted, folder)
+    assert caught.value.hint.startswith(f"delete or rename {folder / NAME}, then type the same command again")
+    (folder / NAME).rename(folder / "old.zip")
+    assert fetch(wanted, folder).read_bytes() == server.content
 
 
 def test_an_interrupted_download_goes_on(server: Server, wanted: Archive, folder: Path) -> None:

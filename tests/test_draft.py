@@ -100,6 +100,30 @@ def test_a_draft_belongs_to_one_process(tmp_path: Path) -> None:
     assert tree(tmp_path / "data") == CONTENTS
 
 
+def test_the_empty_draft_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+    with open_draft(tmp_path / "data") as first:
+        with pytest.raises(BenchError, match="another segbench prepares"), open_draft(first.name):
+            pass
+        assert first.folder.is_dir()
+
+
+def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft_folder = tmp_path / ".data.partial"
+
+    def replaced(handle: int, path: Path) -> bool:
+        draft_folder.rmdir()
+        (tmp_path / "another").mkdir()  # so that the inode is not the same again
+        draft_folder.mkdir()
+        return True
+
+    monkeypatch.setattr(draft, "lock", replaced)
+    with pytest.raises(BenchError, match="another segbench prepares"), open_draft(tmp_path / "data"):
+        pass
+    assert draft_folder.is_dir()
+
+
 def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -61,6 +61,14 @@ def make_camvid(verified: list[Path], tmp_path: Path) -> Callable[[Path], prepar
 # ADE20K
 
 
+def test_the_published_facts_are_these() -> None:
+    assert prepare.ADE20K.md5 == "7328b3957e407ddae1d3cbf487f149ef"
+    assert prepare.ADE20K.sha1 == "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+    assert prepare.ADE20K.sha1 in prepare.ADE20K.elsewhere
+    assert prepare.ADE20K_PAIRS == {"training": 20_210, "validation": 2_000}
+    assert prepare.CAMVID_PAIRS == {"training": 367, "validation": 101}
+
+
 def test_the_archive_is_unpacked_without_its_top_folder(
     make: Callable[..., prepare.Prepared], tmp_path: Path
 ) -> None:
@@ -198,6 +206,20 @@ def test_the_top_of_a_disk_is_refused(make: Callable[..., prepare.Prepared]) -> 
     with pytest.raises(BenchError, match="/ is the top of a disk") as caught:
         make(dest=Path("/"))
     assert caught.value.hint.endswith("/ade20k")
+
+
+def test_the_folder_one_is_in_is_not_replaced_but_is_no_top_of_a_disk(
+    make: Callable[..., prepare.Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(BenchError, match=r"DEST \. is the folder you are in") as caught:
+        make(dest=Path("."))
+    assert caught.value.hint == f"cd .. and name it as DEST: {tmp_path / 'data'}"
+    monkeypatch.chdir(tmp_path)
+    make(dest=Path(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path / "data")
+    assert make(dest=Path(".")).before
 
 
 def test_a_place_where_nobody_may_look_is_refused(

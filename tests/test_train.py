@@ -228,12 +228,12 @@ def test_a_run_on_other_data_does_not_go_on(tmp_path: Path, pictures: Path, fini
     with pytest.raises(Interrupted):
         train(job, stop_at(9))
     assert record.read(job.folder)["data_fingerprint"] == dataset.fingerprint(pictures)
-    (pictures / "images" / "training" / "notes.txt").write_text("more")
+    (pictures / "annotations" / "training" / "more.png").write_text("a label without a picture")
     try:
         assert record.read(job.folder)["data_fingerprint"] != dataset.fingerprint(pictures)
         train(job, silent)
     finally:
-        (pictures / "images" / "training" / "notes.txt").unlink()
+        (pictures / "annotations" / "training" / "more.png").unlink()
     assert record.read(job.folder)["resumed"] == 0
     assert (job.folder / f"{checkpoint.NAME}.aside").exists()
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,54 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+def rewrite(path: Path) -> None:
+    """In place, with the size and the time of before; its ctime tells."""
+    found, content = path.stat(), path.read_bytes()
+    before = found.st_ctime_ns
+    while path.stat().st_ctime_ns == before:  # clocks of file systems tick every few ms
+        path.write_bytes(content[::-1])
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_a_file_changed_in_place_behind_its_size_and_time_is_looked_at_again(root: Path) -> None:
+    looks(root)
+    rewrite(root / "images/training/2.jpg")
+    with pytest.raises(BenchError, match="2.jpg cannot be read"):
+        looks(root)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
+    """Every picture and label is said to be the same file of the same times, but for `changes`."""
+    values = {"st_ino": 1, "st_size": 2, "st_mtime_ns": 3, "st_ctime_ns": 4, **changes}
+    monkeypatch.setattr(verification, "look", lambda _: SimpleNamespace(**values))
+
+
+@pytest.mark.parametrize("field", ["st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"])
+def test_each_thing_known_of_a_file_counts_alone(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    pairs = [(Path("/data/images/training/a.jpg"), Path("/data/annotations/training/a.png"))]
+    pretend(monkeypatch)
+    before = verification._seal(pairs, 2)
+    pretend(monkeypatch, **{field: 9})
+    assert verification._seal(pairs, 2) != before
+
+
+@pytest.mark.parametrize(
+    "moved", ["images/validation/a.jpg", "images/training/b.jpg", "pictures/training/a.jpg"]
+)
+def test_the_place_of_a_file_in_the_data_set_counts(monkeypatch: pytest.MonkeyPatch, moved: str) -> None:
+    pretend(monkeypatch)
+    label = Path("/data/annotations/training/a.png")
+    before = verification._seal([(Path("/data/images/training/a.jpg"), label)], 2)
+    assert verification._seal([(Path("/data", moved), label)], 2) != before
+    assert verification._seal([(Path("/renamed/images/training/a.jpg"), label)], 2) == before
+
+
+def test_a_look_that_sees_more_looks_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks(root)
+    monkeypatch.setattr(verification, "VERSION", verification.VERSION + 1)
+    assert looks(root)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_has_changed_is_looked_at_again(root: Path, change: str) -> None:
     looks(root)
@@ -107,6 +156,14 @@ def test_nothing_is_remembered_of_what_is_not_sound(root: Path) -> None:
     for _ in range(2):
         with pytest.raises(BenchError, match=f"{path} cannot be read as a picture"):
             looks(root)
+
+
+@pytest.mark.parametrize("name", ["images/training/2.jpg", "annotations/validation/1.png"])
+def test_a_link_to_nothing_is_named(root: Path, name: str) -> None:
+    (root / name).unlink()
+    (root / name).symlink_to("nowhere")
+    with pytest.raises(BenchError, match=f"{root / name} cannot be read: it is a link to a file that is not"):
+        looks(root)
 
 
 def test_several_faults_are_named_together(root: Path) -> None:
@@ -134,6 +191,29 @@ def test_pictures_left_out_are_neither_counted_nor_looked_at(root: Path) -> None
     assert len(looks(root, setting)) == 5
     with pytest.raises(BenchError, match=r"3 pictures for training \(without 1 that it leaves out\), but"):
         looks(root, work(leave_out=["3"], train_images=4))
+
+
+@pytest.mark.parametrize("counts", [{}, {"train_images": 4}, {"train_images": 3, "val_images": 2}])
+@pytest.mark.parametrize(
+    ("names", "words", "hint"),
+    [
+        (["nine"], "names nine, which", "mend the name"),
+        (["3", "8", "nine"], r"names 8 \(and 1 more\), which", "mend the name"),
+        (["0.jpg"], "names 0.jpg, which", 'without its ending: "0"'),
+    ],
+)
+def test_a_name_to_leave_out_that_is_no_picture_is_refused(
+    root: Path, counts: dict[str, int], names: list[str], words: str, hint: str
+) -> None:
+    if "3" in names and counts:
+        counts = {"train_images": 1}
+    with pytest.raises(BenchError, match=f"leave_out {words} is no picture of {root}") as caught:
+        looks(root, work(leave_out=names, **counts))
+    assert hint in caught.value.hint
+
+
+def test_pictures_to_leave_out_may_be_gone_where_the_numbers_fit(root: Path) -> None:
+    assert len(looks(root, work(leave_out=["nine"], train_images=4, val_images=2))) == 6
 
 
 def test_a_cache_that_cannot_be_written_costs_another_look_and_no_more(
