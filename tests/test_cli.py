@@ -536,7 +536,7 @@ def test_check_needs_no_torch_and_nothing_else_that_is_slow() -> None:
 
 def test_the_fake_trainer_has_what_the_real_one_has() -> None:
     source = (ROOT / "bench" / "train.py").read_text()
-    for name in ("train", "facts", "Interrupted"):
+    for name in ("train", "facts", "ready", "Interrupted"):
         assert hasattr(fake_train, name)
         assert name in source
 

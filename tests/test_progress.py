@@ -310,6 +310,14 @@ def test_the_live_display_ends_with_the_last_state(board: Board) -> None:
     assert [line for line in text(console).splitlines() if "runs" in line][-1].count("4/4 runs") == 1
 
 
+def test_what_comes_before_training_is_drawn_at_once(board: Board) -> None:
+    """Though the board was drawn a moment before: nothing may follow for as long as a file is fetched."""
+    console = terminal()
+    with Live(board, console) as live:
+        live.prepare("loading weights v1", 0, 1)
+        assert "loading weights v1" in text(console)
+
+
 @pytest.mark.parametrize(
     ("console", "kind"),
     [
