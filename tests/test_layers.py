@@ -21,7 +21,7 @@ LAYERS = """
     source learner batchnorm group noise evaluate steps batches replicas transform pretrained model optim \
         checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams
-    | soundness workload recipe settings assets record stats clock seat
+    | soundness workload recipe settings assets record stats clock seat mailbox
     | __init__
 """
 # `bench.load` is the public door to `record`, opened when somebody knocks.
