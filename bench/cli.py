@@ -362,7 +362,7 @@ def check(
     found = check.compare(baseline, results, tolerance, convergence=convergence, strict=strict)
     if form == "text":
         for family in bulletin.shown(found):
-            click.echo(f"{bulletin.TITLES[family.field]}\n")
+            click.echo(f"{bulletin.title(family)}\n")
             table = bulletin.table(found, family)
             _print_table(table.head, table.rows)
             click.echo(f"\n{bulletin.legend(family)}\n")

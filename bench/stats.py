@@ -117,32 +117,46 @@ def ratios(pairs: Sequence[Pair], spread: Spread, tolerance: float = TOLERANCE) 
     Holm's steps test against these bounds, not against 1: the chance that any rung within the tolerance is
     called faster or slower stays below ALPHA, however many others are slower.
     """
-    return _quotients(pairs, spread, tolerance, below="faster", above="slower")
+    return [
+        replace(found, verdict=_pace(found.low, found.high, tolerance))
+        if found.low is not None and found.high is not None
+        else found
+        for found in _quotients(pairs, spread, tolerance)
+    ]
 
 
 def speedups(pairs: Sequence[Pair], spread: Spread, tolerance: float = TOLERANCE) -> list[Contrast]:
     """As `ratios`, for speeds: less is slower."""
-    return _quotients(pairs, spread, tolerance, below="slower", above="faster")
+    return [
+        replace(found, verdict=_pace(1 / found.high, 1 / found.low, tolerance))
+        if found.low is not None and found.high is not None
+        else found
+        for found in _quotients(pairs, spread, tolerance)
+    ]
 
 
-def _quotients(
-    pairs: Sequence[Pair], spread: Spread, tolerance: float, below: str, above: str
-) -> list[Contrast]:
+def _pace(low: float, high: float, tolerance: float) -> str:
+    """The verdict on a ratio of times."""
+    fast = 1 - tolerance
+    if high < fast:
+        return "faster"
+    if low > 1 / fast:
+        return "slower"
+    return "same" if low > fast and high < 1 / fast else "cannot tell"
+
+
+def _quotients(pairs: Sequence[Pair], spread: Spread, tolerance: float) -> list[Contrast]:
+    """Ratios and their intervals; no verdicts yet."""
     edge = -math.log(1 - tolerance)
     logs = [(_logarithms(first), _logarithms(second)) for first, second in pairs]
     found = []
     for contrast in _contrasts(logs, spread, [_outside(edge)] * len(pairs)):
-        low, high, smallest = contrast.low, contrast.high, contrast.smallest
-        if low is not None and high is not None and smallest is not None:
-            within = "same" if -edge < low and high < edge else "cannot tell"
-            contrast = replace(
-                contrast,
-                low=math.exp(low),
-                high=math.exp(high),
-                smallest=math.exp(-edge - smallest),
-                verdict=below if high < -edge else above if low > edge else within,
-            )
-        found.append(replace(contrast, delta=math.exp(contrast.delta)))
+        ratio = replace(contrast, delta=math.exp(contrast.delta))
+        if contrast.low is not None and contrast.high is not None and contrast.smallest is not None:
+            least = (1 - tolerance) * math.exp(-contrast.smallest)
+            low, high = math.exp(contrast.low), math.exp(contrast.high)
+            ratio = replace(ratio, low=low, high=high, smallest=least)
+        found.append(ratio)
     return found
 
 
