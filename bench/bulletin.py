@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import check, stats
 from bench.check import Comparison, Family, Rung
-from bench.tables import Table, number, signed
+from bench.sheet import Table, number, signed
 
 SPEED = "images_per_s"
 NAMES = {SPEED: "throughput", "final_miou": "mIoU"}
