@@ -43,7 +43,7 @@ def steps(ladder: Ladder) -> Drawn:
         lowest = max(row for row in range(rows) if row * columns + column < len(pairs))
         grid[lowest, column].set_xlabel("epoch")
         grid[lowest, column].tick_params(labelbottom=True)
-    scale = settled(grid[0, 0]).dpi / 72
+    scale = settled(figure).dpi / 72
     for axes, lines in ends:
         name_ends(axes, lines, scale)
     return figure, (
@@ -162,9 +162,12 @@ def _against_batch(axes: Axes, rungs: Sequence[Rung], field: str) -> None:
         xs, ys = [float(_batch(rung)) for rung in group], [fmean(rung.values(field)) for rung in group]
         for x, rung in zip(xs, group, strict=True):
             seeds = rung.values(field)
-            axes.plot([x] * len(seeds), seeds, "-_", color=GREY, linewidth=0.8, markersize=9)
+            faint = min(1.0, 12 / len(seeds))
+            axes.plot(
+                [x] * len(seeds), seeds, "-_", color=GREY, linewidth=0.8, markersize=9, alpha=faint, zorder=1
+            )
             lines.append(([x] * len(seeds), seeds))
-        axes.plot(xs, ys, **(SYNCED if synced else UNSYNCED))
+        axes.plot(xs, ys, **(SYNCED if synced else UNSYNCED), zorder=3)
         points += [(x, y, rung.short) for x, y, rung in zip(xs, ys, group, strict=True)]
         lines.append((xs, ys))
     axes.set_xscale("log", base=2)

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from bench import BenchError
 from bench.ink import GREY, WIDTH, Drawn
+from bench.labels import settled
 from bench.ladder import Ladder, Run, Rung
 from bench.tables import LEGEND
 
@@ -65,11 +66,9 @@ def _sample(folders: Sequence[Path], name: str) -> list[Any]:
 
 def _gallery(rows: Sequence[Sequence[Any]], titles: Sequence[str], names: Sequence[str]) -> Figure:
     shape = rows[0][0].shape
-    columns, keys = len(titles), min(6, len(names))
+    columns = len(titles)
     tall = WIDTH / columns * shape[0] / shape[1]
-    legend = 0.22 * math.ceil(len(names) / keys)
-    shown = len(names) <= LEGEND
-    height = 0.98 * tall * len(rows) + 0.2 + (legend + 0.1 if shown else 0)
+    height = 0.985 * tall * len(rows) + 0.2
     engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     figure = Figure(figsize=(WIDTH, height), layout=engine)
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -84,13 +83,27 @@ def _gallery(rows: Sequence[Sequence[Any]], titles: Sequence[str], names: Sequen
                 _number_regions(axes, pixels, colors)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    if shown:
-        patches = [
-            Patch(facecolor=colors[i + 1] / 255, edgecolor=GREY, linewidth=0.5, label=f"{i + 1} {name}")
-            for i, name in enumerate(names)
-        ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=keys, fontsize=8, handlelength=1.4)
+    if len(names) <= LEGEND:
+        figure.set_figheight(height + _explain(figure, names, colors))
     return figure
+
+
+def _explain(figure: Figure, names: Sequence[str], colors: Any) -> float:
+    """The legend of the classes, in as many columns as there is room for; its height in inches."""
+    patches = [
+        Patch(facecolor=colors[i + 1] / 255, edgecolor=GREY, linewidth=0.5, label=f"{i + 1} {name}")
+        for i, name in enumerate(names)
+    ]
+    for columns in range(min(6, len(names)), 0, -1):
+        legend = figure.legend(
+            handles=patches, loc="outside lower center", ncols=columns, fontsize=8, handlelength=1.4
+        )
+        settled(figure)
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= WIDTH * figure.dpi:
+            break
+        legend.remove()
+    return float(extent.height) / figure.dpi + 0.05
 
 
 def _number_regions(axes: Axes, classes: Any, colors: Any) -> None:

@@ -31,11 +31,15 @@ def name_ends(axes: Axes, lines: Sequence[tuple[float, float, str, str]], scale:
         )
 
 
-def settled(axes: Axes) -> Figure:
+def settled(figure: Figure) -> Figure:
     """The figure with its layout done, so that pixels mean something."""
+    figure.draw_without_rendering()
+    return figure
+
+
+def figure_of(axes: Axes) -> Figure:
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()
     return figure
 
 
@@ -62,21 +66,22 @@ def place_labels(
 ) -> None:
     """Write the text of each (x, y, text) near its point where it covers neither points, lines nor other
     texts; a thin leader shows the way where there was no room close by."""
-    scale = settled(axes).dpi / 72
+    scale = settled(figure_of(axes)).dpi / 72
     frame = axes.get_window_extent()
     spots = axes.transData.transform([(x, y) for x, y, _ in points])
     taken = [_box(x, y, 9 * scale, 9 * scale) for x, y in spots]
     ink = np.concatenate(
         [spots, *(_trace(axes.transData.transform(np.column_stack(line))) for line in lines)]
     )
-    for (x, y, text), spot in zip(points, spots, strict=True):
+    for index, ((x, y, text), spot) in enumerate(zip(points, spots, strict=True)):
         note = axes.annotate(
             text, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=5
         )
         extent = note.get_window_extent()
         size = extent.width + 3 * scale, extent.height + scale
         places = [Place(spot, shift, *size, scale) for shift in _candidates(*size, scale)]
-        best = min(places, key=lambda place: place.cost(taken, ink, frame))
+        others = np.delete(spots, index, axis=0)
+        best = min(places, key=lambda place: place.cost(others, taken, ink, frame))
         taken.append(best.box)
         note.xyann = (best.shift[0] / scale, best.shift[1] / scale)
         if best.gap > 11 * scale:
@@ -135,16 +140,21 @@ class Place:
     def gap(self) -> float:
         return math.hypot(self.edge[0] - self.spot[0], self.edge[1] - self.spot[1])
 
-    def cost(self, taken: Sequence[Box], ink: Any, frame: Any) -> float:
-        """How bad the place is: what text and leader cover counts most, then the distance."""
+    def cost(self, others: Any, taken: Sequence[Box], ink: Any, frame: Any) -> float:
+        """How bad the place is: what text covers, what lies between it and its point, and whether another
+        point lies nearer counts most, then the distance."""
         left, bottom, right, top = self.box
         covered = sum(_shared(self.box, other) for other in taken)
         crossed = ((ink > (left, bottom)) & (ink < (right, top))).all(1).sum()
         outside = max(0.0, frame.x0 - left) + max(0.0, right - frame.x1)
         outside += max(0.0, frame.y0 - bottom) + max(0.0, top - frame.y1)
-        leader = np.linspace(self.spot, self.edge, 12)[4:-1] if self.gap > 11 * self.scale else ink[:0]
+        way = np.linspace(self.spot, self.edge, 12)[:-1]
+        leader = way[np.hypot(*(way - self.spot).T) > 6 * self.scale]  # what is nearer is the mark itself
         hits = sum((np.abs(ink - at) < 2 * self.scale).all(1).any() for at in leader)
         hits += sum(((leader > box[:2]) & (leader < box[2:])).all(1).sum() for box in taken[:-1])
+        middle = np.add(self.spot, self.shift)
+        nearer = np.hypot(*(others - middle).T) < math.hypot(*self.shift) + 2 * self.scale
+        hits += 2 * nearer.sum()
         return float(10 * covered + 60 * crossed + 50 * outside + 40 * hits + 4 * self.gap / self.scale)
 
 

@@ -208,11 +208,12 @@ def _ladder(
     root = runs[0][0].parent.parent.parent
     left_out: list[tuple[str, str]] = []
     finished: dict[str, list[Run]] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for folder, run in runs:
-        kept = [each for several in finished.values() for each in several]
-        why = _why_not(folder, run) or _twin(run, kept, root)
+        name = folder.relative_to(root).as_posix()
+        why = _why_not(folder, run) or _twin(name, run, seen)
         if why:
-            left_out.append((folder.relative_to(root).as_posix(), why))
+            left_out.append((name, why))
         else:
             finished.setdefault(run["recipe"], []).append(Run(folder, run, record.read_evals(folder)))
     if not finished:
@@ -243,14 +244,15 @@ def _why_not(folder: Path, run: Mapping[str, Any]) -> str:
     return "; ".join(soundness.faults(folder, run))
 
 
-def _twin(run: Mapping[str, Any], kept: Sequence[Run], root: Path) -> str:
-    """The run that this one repeats: a seed counts once, and no two take the same time to the last digit."""
-    for other in kept:
-        name = other.folder.relative_to(root).as_posix()
-        if run["train_s"] == other.record["train_s"]:
-            return f"a copy of {name}: the same train_s to the last digit"
-        if all(run[each] == other.record[each] for each in ("seed", "recipe", "recipe_fingerprint")):
-            return f"seed {run['seed']} counts already, from {name}"
+def _twin(name: str, run: Mapping[str, Any], seen: dict[tuple[Any, ...], str]) -> str:
+    """The run that this one repeats: a seed counts once, and no two take the same time to the last digit.
+    A run that repeats none is added to `seen`."""
+    time, seed = (run["train_s"],), (run["recipe"], run["recipe_fingerprint"], run["seed"])
+    if time in seen:
+        return f"a copy of {seen[time]}: the same train_s to the last digit"
+    if seed in seen:
+        return f"seed {run['seed']} counts already, from {seen[seed]}"
+    seen |= {time: name, seed: name}
     return ""
 
 

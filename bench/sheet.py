@@ -64,15 +64,10 @@ class Sheet:
             }
             for row in self.rows
         ]
-        keys = list(dict.fromkeys(self._order(found)))
+        every = dict.fromkeys(key for row in found for key in row)
+        ordered = [each for _, key in self.columns for each in every if f"{each}_".startswith(f"{key}_")]
+        keys = dict.fromkeys(ordered)
         return [{key: row.get(key) for key in keys} for row in found]
-
-    def _order(self, found: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Keys by column, whichever row has them."""
-        every = [key for row in found for key in row]
-        return [
-            each for _, key in self.columns for each in every if each == key or each.startswith(f"{key}_")
-        ]
 
     def csv(self) -> str:
         rows = self.records()

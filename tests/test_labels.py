@@ -30,3 +30,15 @@ def test_labels_of_points_that_nearly_coincide_do_not_overlap() -> None:
 )
 def test_heights_are_spread_as_little_as_needed(heights: list[float], expected: list[float]) -> None:
     assert labels.spread_out(heights, 2.0) == pytest.approx(expected)
+
+
+def test_a_label_lies_nearer_to_its_own_point_than_to_another() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    points = [(1.0, 26.1, "06"), (1.0, 25.9, "07")]
+    axes.plot([0.2, 1.0], [29.0, 26.1])
+    axes.plot([1.0, 1.8], [25.9, 23.0])
+    axes.set(xlim=(0, 2), ylim=(20, 30))
+    labels.place_labels(axes, points, [([0.2, 1.0], [29.0, 26.1]), ([1.0, 1.8], [25.9, 23.0])])
+    upper, lower = (text.get_window_extent() for text in axes.texts)
+    assert (upper.y0 + upper.y1) > (lower.y0 + lower.y1)
