@@ -65,17 +65,23 @@ def _curves(axes: Axes, rung: Rung, color: str, dash: Any, marker: str) -> tuple
     return epochs[-1], float(mean[-1]), f"{rung.short}  {mean[-1]:.1f}", color
 
 
-def times(ladder: Ladder, target: float) -> Drawn:
-    """Mean mIoU of every rung against its mean time to train."""
+CLOCKS = {
+    "train_s": ("time to train", "Evaluations and checkpoints are not in the time."),
+    "wall_s": ("wall-clock time", "Set-up, evaluations and checkpoints are in the time."),
+}
+
+
+def times(ladder: Ladder, target: float, clock: str) -> Drawn:
+    """Mean mIoU of every rung against its mean time by one of CLOCKS."""
     rungs = [rung for rung in ladder.all if rung.values("train_s")]
     if not rungs:
         return None, "every run was resumed, so that no time counts."
-    size, unit = clock_unit([s for rung in rungs for s in rung.values("train_s")])
+    size, unit = clock_unit([s for rung in rungs for s in rung.values(clock)])
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     lines, ends, names = [], [], []
     for rung, look in looks(rungs):
-        xs, ys = _mean_curve(rung, size)
+        xs, ys = _mean_curve(rung, clock, size)
         axes.plot(xs, ys, **{**look, "marker": ""}, linewidth=1.6)
         axes.plot(xs[-1], ys[-1], **look, markersize=6, zorder=3)
         names.append(Line2D([], [], **look, label=rung.label))
@@ -84,17 +90,15 @@ def times(ladder: Ladder, target: float) -> Drawn:
     axes.set_xlim(0, 1.08 * max(x for x, _, _ in ends))
     axes.set_ylim(*_around([y for _, ys in lines for y in ys] + [target]))
     _target(axes, target)
-    axes.set_xlabel(f"time to train, {unit}")
+    axes.set_xlabel(f"{CLOCKS[clock][0]}, {unit}")
     axes.set_ylabel("mIoU, points")
     figure.legend(handles=names, loc="outside right upper", handlelength=3.4, **NAMES)
     place_labels(axes, ends, [*lines, ([0, axes.get_xlim()[1]], [target, target])])
-    return figure, (
-        "Mean over seeds; the mark is the end of training. Evaluations and checkpoints are not in the time."
-    )
+    return figure, f"Mean over seeds; the mark is the last evaluation. {CLOCKS[clock][1]}"
 
 
-def _mean_curve(rung: Rung, size: float) -> tuple[list[float], list[float]]:
-    curves = [run.curve("train_s") for run in rung.runs if run.timed]
+def _mean_curve(rung: Rung, clock: str, size: float) -> tuple[list[float], list[float]]:
+    curves = [run.curve(clock) for run in rung.runs if run.timed]
     rows = list(zip(*curves, strict=False))
     return (
         [fmean(time for time, _ in row) / size for row in rows],

@@ -46,8 +46,8 @@ def draw(ladder: Ladder, out: Path, target: float | None) -> list[Picture]:
 
 
 NAMES = (
-    "miou-epoch", "batch-size", "miou-time", "pareto", "phases", "device-busy", "memory", "power",
-    "iou-class", "confusion", "predictions",
+    "miou-epoch", "batch-size", "miou-time", "miou-wall", "pareto", "phases", "device-busy", "memory",
+    "power", "iou-class", "confusion", "predictions",
 )  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def _plan(ladder: Ladder, target: float | None) -> dict[str, tuple[str, Callable
         plan |= {
             "miou-epoch": ("mIoU against epoch, step by step", lambda: curves.steps(ladder)),
             "batch-size": ("mIoU and throughput against batch size", lambda: curves.batches(ladder)),
-            "miou-time": ("mIoU against time to train", lambda: curves.times(ladder, target)),
+            "miou-time": ("mIoU against time to train", lambda: curves.times(ladder, target, "train_s")),
+            "miou-wall": ("mIoU against wall-clock time", lambda: curves.times(ladder, target, "wall_s")),
             "pareto": ("What the time buys", lambda: curves.pareto(ladder)),
             "iou-class": ("IoU by class", lambda: mistakes.classes(ladder)),
             "confusion": ("What is taken for what", lambda: mistakes.confusion(ladder)),

@@ -207,6 +207,10 @@ def _opening(page: Page) -> str:
         f"{len(ladder.all)} rung{'s' * (len(ladder.all) > 1)}, {seeds} seed{'s' * (seeds != '1')} each, on "
         f"{_where(ladder)}. "
     )
+    if ladder.left_out:
+        missing = len(ladder.left_out)
+        are = "records are" if missing > 1 else "record is"
+        text += f"{missing} {are} not averaged: the end of the page says why. "
     if not ladder.scored:
         return (
             text + "The pictures are noise: the speeds mean something, scores would not, so none are shown.\n"
@@ -269,12 +273,13 @@ def _quality(page: Page) -> str:
 
 def _explain(found: Contrasts) -> str:
     """What the cells of the quality table mean."""
-    spread, count = found.miou_spread, len(found.miou)
+    spread = found.miou_spread
+    count = sum(contrast.verdict is not None for contrast in found.miou.values())
     if not spread.freedom:
         return "A single seed shows no spread: there is no interval and no verdict.\n"
     family = (
-        f"The {count} contrasts of this page are one family: Holm's correction keeps the chance of any false "
-        "better or worse below 5 %. "
+        f"The {count} contrasts of this page that can be judged are one family: Holm's correction keeps the "
+        "chance of any false better or worse below 5 %. "
     )
     text = (
         "Mean ± standard deviation over seeds (n). In brackets: 95 % intervals, by Student's t from the "

@@ -55,7 +55,7 @@ def verdicts(
     if target is not None:
         columns += [
             (f"time to {target:g} mIoU, {unit}", "time_to_target_train_s"),
-            ("mean above it", "mean_above_target"),
+            ("final mean above it", "mean_above_target"),
         ]
     rows = []
     for rung in ladder.all:

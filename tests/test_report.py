@@ -341,8 +341,8 @@ def test_each_rung_has_a_verdict_in_the_first_table(tmp_path: Path) -> None:
     assert "**better**" in table["01-new-weights"]["Δ mIoU, points"]
     assert "**worse**" in table["06-batch-128"]["Δ mIoU, points"]
     assert "**faster**" in table["04-batch-32"]["time to train"]
-    assert table["01-new-weights"]["mean above it"].startswith("**yes** (p ")
-    assert table["08-batch-256"]["mean above it"].startswith("not shown (p = 1.00)")
+    assert table["01-new-weights"]["final mean above it"].startswith("**yes** (p ")
+    assert table["08-batch-256"]["final mean above it"].startswith("not shown (p = 1.00)")
     assert "08-batch-256 (not adopted)" in {row[0] for row in rows}
 
 
