@@ -292,7 +292,7 @@ def _names(outcomes: list[Outcome], shown: int = 3) -> str:
     default=REPORTS,
     show_default=True,
     metavar="DIR",
-    help="Where the report goes: DIR/<workload>/report.md and its pictures.",
+    help="Where the report goes: DIR/<workload>/report.md, its pictures, its tables as CSV and JSON.",
 )
 @click.option(
     "--target", type=click.FloatRange(0, 100), metavar="MIOU", help="Points; else the target of the records."
