@@ -492,6 +492,7 @@ class _Training:
         self._open = list(self._pipes)  # those that may still tell something
         self._last_words: dict[int, BenchError] = {}
         self._broken: float | None = None  # when the first of several devices failed
+        self._killed: set[int] = set()  # devices that were ended from here
 
     @property
     def sources(self) -> list[Any]:
@@ -501,7 +502,8 @@ class _Training:
     def has_ended(self, display: Display) -> bool:
         """Hand on what the processes have told since, and say whether all are gone.
 
-        Where one has failed the others wait for it in vain: they are given a while, then ended.
+        Where one has failed, or the first is gone, the others wait for it in vain: they are given a while,
+        then ended. One that was asked to stop leaves the first to its checkpoint.
         """
         codes = [each.exitcode for each in self.processes]  # asked first, so that no word is missed
         for rank, pipe in enumerate(self._pipes):
@@ -517,7 +519,7 @@ class _Training:
                     display.tell(self.look.job.key, message)
         if None not in codes:
             return True
-        if self._broken is None and any(codes):
+        if self._broken is None and (codes[0] is not None or any(map(_has_failed, codes))):
             self._broken = time.monotonic()
         if self._broken is not None and time.monotonic() - self._broken > PEERS_S:
             self.kill()
@@ -530,6 +532,7 @@ class _Training:
 
     def kill(self) -> None:
         """End all processes, whatever they do."""
+        self._killed.update(rank for rank, each in enumerate(self.processes) if each.exitcode is None)
         for each in self.processes:
             each.kill()
 
@@ -551,6 +554,8 @@ class _Training:
         try:
             if self.look.job.seat.rank:
                 return _settle_aside(self.look.job, codes[0], self._last_words.get(0))
+            for rank in self._killed:  # it says nothing about them that we have ended them
+                codes[rank] = INTERRUPTED if codes[rank] == -signal.SIGKILL else codes[rank]
             return _settle(self.look, codes, self._last_words, stopped=stopped)
         except BenchError as error:
             return Outcome(self.look.job, "failed", None, error.message, error.hint)
@@ -597,8 +602,7 @@ def _settle(
     """What became of a run whose processes have ended; finishes the record where they could not."""
     job = look.job
     found = _read(job.folder)
-    # where one of several devices dies, the others fail of its silence: it is the one to name
-    lost = next((rank for rank, code in enumerate(codes) if rank and _is_lost(code, last_words.get(rank))), 0)
+    lost = _find_lost(codes, last_words)
     last_word = last_words.get(lost)
     ended = found if found != look.record and found is not None and found["status"] != "running" else None
     if ended is not None and not (lost and ended["status"] == "failed"):
@@ -624,9 +628,16 @@ def _settle_aside(job: Job, code: int, last_word: BenchError | None) -> Outcome:
     return Outcome(job, status, None, error, last_word.hint if last_word else "")
 
 
-def _is_lost(code: int, last_word: BenchError | None) -> bool:
-    """Whether a process ended by something of its own: killed from outside, or with a word about it."""
-    return last_word is not None or code < 0
+def _find_lost(codes: Sequence[int], last_words: Mapping[int, BenchError]) -> int:
+    """The device to name where one of several dies and the others fail of its silence: the first that was
+    killed from outside or said why, else the first that failed at all."""
+    failed = [rank for rank, code in enumerate(codes) if _has_failed(code)]
+    return next((rank for rank in failed if codes[rank] < 0 or rank in last_words), (failed or [0])[0])
+
+
+def _has_failed(code: int | None) -> bool:
+    """Whether a process has ended, neither at its end nor because it was asked to."""
+    return code not in (None, 0, INTERRUPTED)
 
 
 def _last_words(job: Job, exitcode: int) -> str:

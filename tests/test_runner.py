@@ -23,6 +23,7 @@ from bench import BenchError, record, runner
 from bench.progress import Progress
 from bench.recipe import Recipe
 from bench.recipe import load as load_recipe
+from bench.seat import Seat
 from bench.workload import Workload
 from bench.workload import load as load_workload
 from tests import small
@@ -491,6 +492,55 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     train(ladder("kill"), tmp_path)
     mended = [replace(BASE, name="kill", title="fine")]
     assert statuses(train(mended, tmp_path)) == ["finished"]
+
+
+# -------------------------------------------------------------------------------------------- several devices
+
+
+def train_on(devices: int, title: str, results: Path, watcher: Watcher | None = None) -> runner.Outcome:
+    """What becomes of a run whose devices do what `title` says."""
+    recipes = [replace(BASE, name="shared", title=title)]
+    plan = make_plan(recipes, results, seat=Seat(devices=devices, local_devices=devices))
+    [outcome] = runner.run(plan, watcher or Watcher(), trainer=TRAINER).outcomes
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("title", "error"),
+    [
+        ("fail|stubborn", "image 7 is damaged"),
+        ("mute|stubborn", ""),
+        ("stubborn|fail", "device 1: image 7 is damaged"),
+        ("stubborn|bug", "device 1: "),
+        ("stubborn|kill", "device 1: killed by SIGKILL, perhaps for want of memory"),
+        ("stubborn|stubborn|fail|stubborn", "device 2: image 7 is damaged"),
+        ("fail|fail", "image 7 is damaged"),
+    ],
+)
+def test_the_device_that_failed_is_named_and_not_one_that_waited_for_it_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str, error: str
+) -> None:
+    monkeypatch.setattr(runner, "PEERS_S", 0.5)
+    outcome = train_on(title.count("|") + 1, title, tmp_path)
+    assert outcome.status == "failed"
+    assert (outcome.error or "").startswith(error)
+    assert ("SIGKILL" in (outcome.error or "")) == ("kill" in title)
+    assert record.read(outcome.job.folder)["error"] == outcome.error
+
+
+def test_a_second_stop_of_several_devices_is_no_failure_of_one(tmp_path: Path) -> None:
+    outcome = train_on(2, "stubborn|stubborn", tmp_path, Watcher(send(signal.SIGINT, signal.SIGINT)))
+    assert outcome.status == "interrupted"
+    assert record.read(outcome.job.folder)["status"] == "interrupted"
+
+
+def test_a_device_that_saves_is_given_its_time_when_the_others_have_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PEERS_S", 0.0)
+    outcome = train_on(2, "save|wait", tmp_path, Watcher(send(signal.SIGINT)))
+    assert outcome.status == "interrupted"
+    assert (outcome.job.folder / "checkpoint.pt").exists()
 
 
 # --------------------------------------------------------------------------------------------------- stopping
