@@ -1,4 +1,4 @@
-"""A trainer without torch: what a run does is the title of its recipe; "a|b": its first device does a, the second b.
+"""A trainer without torch: what a run does is the title of its recipe; "a|b": one device does a, the next b.
 
 It keeps the contract that `bench.runner` has with `bench.train`: `facts`, `ready`, `train`, `Interrupted`,
 and a record that has its last word before an exception leaves `train`.
