@@ -722,7 +722,6 @@ def _answer(trainer: str, what: str, about: tuple[Any, ...], send: Connection) -
 def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
     """The body of a run's process. `lock` is only held: the kernel lets go of it when the process is gone."""
     _open_signals(_leave)  # until the trainer takes them over there is nothing to save
-    _log_to(job)
     module = importlib.import_module(trainer)
     runner_lives = True
 
@@ -736,13 +735,15 @@ def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     try:
+        _log_to(job)
         module.train(job, tell)
     except module.Interrupted:
         sys.exit(INTERRUPTED)
     except BenchError as error:
-        print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
         with contextlib.suppress(OSError):
             send.send(error)
+        with contextlib.suppress(OSError):  # a full disk takes no log, either
+            print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
         sys.exit(error.code)
 
 
@@ -760,13 +761,20 @@ _HEADLINE = "=== "
 
 
 def _log_to(job: Job) -> None:
-    """Send all output of this process to the run's log, a crash of the interpreter included."""
-    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Send all output of this process to the run's log, a crash of the interpreter included.
+
+    BenchError: the disk is full or read-only.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    headline = f"{_HEADLINE}{now}  {job.command}  (process {os.getpid()})\n"
+    try:
+        handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(handle, headline.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise record.unwritable(job.log, error) from error
     for number in (1, 2):
         os.dup2(handle, number)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", 1, encoding="utf-8", errors="backslashreplace")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    print(f"{_HEADLINE}{now}  {job.command}  (process {os.getpid()})")
     faulthandler.enable()
 
 

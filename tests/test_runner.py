@@ -690,6 +690,15 @@ def test_a_full_disk_stops_the_matrix_before_training(
     assert watcher.events == []
 
 
+def test_a_disk_too_full_for_the_log_is_said_and_the_matrix_goes_on(tmp_path: Path) -> None:
+    folder_of(tmp_path, "fine").mkdir(parents=True)
+    (folder_of(tmp_path, "fine") / "log.txt").symlink_to("/dev/full")
+    full, later = train(ladder("fine", "later"), tmp_path).outcomes
+    assert (full.status, later.status) == ("failed", "finished")
+    assert full.error == f"cannot write {full.job.log}: No space left on device"
+    assert "--results" in full.hint
+
+
 def test_a_finished_matrix_on_a_read_only_disk_is_still_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
