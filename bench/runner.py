@@ -367,6 +367,8 @@ def _train_all(
                 if isinstance(begun, _Training):
                     free.pop()
                     training.append(begun)
+                elif job.seat.launched:
+                    raise _alone(begun)
                 elif begun.status == "taken" and job.key not in postponed:
                     postponed.add(job.key)  # look again when the others are done
                     queue.append(Run(job, "train", None))
@@ -576,7 +578,12 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
     """Lock the run's folder and start its process; or what became of the run instead."""
     try:
         if job.seat.rank:  # the first device keeps lock and record
-            job.folder.mkdir(parents=True, exist_ok=True)  # of the log; the first may not have come so far
+            try:
+                job.folder.mkdir(
+                    parents=True, exist_ok=True
+                )  # of the log; the first may not have come so far
+            except OSError as error:
+                raise record.unwritable(job.folder, error) from error
             display.start(job.key, resumed=False)
             return _Training(Run(job, "train", None), None, context, trainer)
         lock = Lock.take(job.folder)
@@ -594,6 +601,14 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
             raise
     except BenchError as error:
         return Outcome(job, "failed", None, error.message, error.hint)
+
+
+def _alone(begun: Outcome) -> BenchError:
+    """The error that ends this process, and so all that torchrun started: they would wait for it in vain."""
+    is_taken = begun.status == "taken"
+    why = begun.error or ("another segbench trains it" if is_taken else f"it is {begun.status} by now")
+    hint = "wait for the other segbench" if is_taken else "start it on all machines again"
+    return BenchError(f"{begun.job.folder}: {why}", begun.hint or hint)
 
 
 def _settle(

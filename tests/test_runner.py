@@ -610,6 +610,24 @@ def test_a_run_that_another_runner_trains_is_left_to_it_and_looked_at_last(tmp_p
     assert not (folder_of(tmp_path, "one") / "run.json").exists()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_cannot_begin_ends_all_that_torchrun_started(tmp_path: Path, rank: int) -> None:
+    """Each would wait for the others, at another run than they."""
+    seat = Seat(rank, 2, 0, 1, "nowhere:1/0", launched=True)
+    plan = make_plan(ladder("one", "two"), tmp_path, seat=seat)
+    lock = runner.Lock.take(plan[0].job.folder) if rank == 0 else None
+    if rank:
+        (tmp_path / "mini").write_text("where folders ought to be")
+    watcher = Watcher()
+    with pytest.raises(
+        BenchError, match="one/seed-0: " + ("cannot", "another segbench trains it")[rank == 0]
+    ):
+        runner.run(plan, watcher, trainer=TRAINER)
+    assert watcher.events == []
+    if lock is not None:
+        lock.close()
+
+
 def test_a_run_that_another_runner_finished_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
     plan = make_plan(ladder("one"), tmp_path)
     train(ladder("one"), tmp_path)
