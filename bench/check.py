@@ -54,12 +54,15 @@ class Rung:
 @dataclass(frozen=True)
 class Family:
     """The rungs of one field of the record, judged together: `images_per_s` by ratios and against a share,
-    `final_miou` by differences and against points of mIoU. `limit` is that share or those points."""
+    `final_miou` by differences and against points of mIoU. `limit` is that share or those points.
+    `paired`: the values are those of pairs of processes (`against`), and the spread is that of their ratios.
+    """
 
     field: str
     limit: float
     rungs: tuple[Rung, ...]
     spread: stats.Spread
+    paired: bool = False
 
     @property
     def blind(self) -> bool:
@@ -73,14 +76,17 @@ class Family:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; `notes` are doubts about what was compared, a sentence each."""
+    """What `compare` found; `notes` are doubts about what was compared, a sentence each. `baseline` and
+    `results` are folders, or the names of two revisions. `hint`: what to do where nothing could be judged, if
+    it is known."""
 
-    baseline: Path
-    results: Path
+    baseline: Path | str
+    results: Path | str
     strict: bool
     families: tuple[Family, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    hint: str = ""
 
     @property
     def code(self) -> int:

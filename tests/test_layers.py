@@ -17,7 +17,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # it and from its right in its own row; one without torch never imports one with it, wherever that stands.
 LAYERS = """
     | __main__ cli
-    train artifacts | report bulletin check figures tables runner progress doctor prepare
+    train artifacts probe \
+        | report bulletin against check figures tables runner progress doctor prepare duel revision
     source learner batchnorm group noise evaluate steps batches replicas transform pretrained model optim \
         checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams
