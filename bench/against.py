@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from bench import BenchError, assets, duel, machine, revision, runner, scenes, stats, verification
 from bench.archive import Tell, Watch
-from bench.check import BASELINE, Comparison, Family, LeftOut, Rung
+from bench.check import Comparison, Family, LeftOut, Rung
 from bench.duel import Pair, Task
 from bench.recipe import Recipe
 from bench.revision import CANNOT_JUDGE, STOPS, Revision
@@ -67,7 +67,7 @@ def compare(
     except BenchError as error:
         if error.code == 2:
             raise
-        left_out = (LeftOut(BASELINE, ".", error.message),)
+        left_out = (LeftOut("comparison", ".", error.message),)
         family = Family("images_per_s", tolerance, (), stats.pool([]), paired=True)
         return Comparison(ref, "the working tree", strict, (family,), left_out, (), error.hint or SEE)
 

@@ -146,8 +146,8 @@ def _legend_of_pairs(family: Family) -> str:
     return (
         f"Ratio: results over baseline, from {pairs} pairs of processes that took steps in turn. SLOWER: the "
         f"whole interval below {edge:g}, FASTER: above 1 / {edge:g}, SAME: between them. Interval: Student's "
-        f"t over the pairs, whose ratios spread by {100 * family.spread.std:.1f} %; a rung that is slower by "
-        f"{100 * family.limit:g} % has a chance of 1 % to be called SLOWER, one that is not a smaller one. "
+        f"t over the pairs, whose ratios spread by {100 * family.spread.std:.1f} %; the chance that any rung "
+        f"is called SLOWER that is not slower by more than {100 * family.limit:g} % is 1 % at most. "
         "Shows from: the smallest loss that so many pairs show four times in five."
     )
 

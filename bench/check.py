@@ -29,7 +29,8 @@ Values = tuple[tuple[float, ...], tuple[float, ...]]  # of the baseline, of the 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A record that takes no part: `side` is BASELINE or RESULTS, `name` its folder below that."""
+    """A record that takes no part: `side` is BASELINE or RESULTS, `name` its folder below that. "." is the
+    whole side, or the comparison of two revisions."""
 
     side: str
     name: str

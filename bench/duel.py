@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class Probe:
         # -P, or the folder of the script, which holds the modules of bench, would come first on the path
         self._process = subprocess.Popen(
             [revision.python, "-P", str(script)],
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(revision.root)},
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(_path(revision))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -183,3 +184,10 @@ class Probe:
 
     def _unfit(self, why: str, hint: str = "") -> BenchError:
         return BenchError(f"{self.revision.name} cannot be measured: {why}", hint, CANNOT_JUDGE)
+
+
+def _path(revision: Revision) -> list[str]:
+    """Where the probe looks for packages: in its revision, then where this process does, if it has the same
+    environment."""
+    ours = os.environ.get("PYTHONPATH") if revision.python == sys.executable else None
+    return [str(revision.root), *filter(None, [ours])]

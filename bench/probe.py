@@ -31,6 +31,7 @@ import torch
 
 PROTOCOL = 1
 FOREVER = 10**9  # steps
+OLD = "name a later commit: this one has no bench/probe.py, and lacks what that file imports"
 
 
 class Training:
@@ -120,7 +121,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         said = getattr(error, "message", None)  # of the revision's own BenchError
-        answer({"error": said or f"{type(error).__name__}: {error}", "hint": getattr(error, "hint", "")})
+        hint = OLD if isinstance(error, ImportError) else getattr(error, "hint", "")
+        answer({"error": said or f"{type(error).__name__}: {error}", "hint": hint})
         raise
 
 

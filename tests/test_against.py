@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from tests import fake_revision, small
 from tests.fake_revision import git
 
 BASE = "00-mmseg-baseline"
+ROOT = assets.PACKAGE.parent
 SLOW = '{"step": 1.2 * (0.01 + 0.0001 * asked["seed"]) + 0.00001 * (asked["seed"] % 3)}'
 SPREAD = '{"step": 0.01 + 0.0001 * asked["seed"] + 0.00001 * (asked["seed"] % 3)}'
 
@@ -98,6 +102,31 @@ def called(ratios: np.ndarray) -> float:
     """Share of checks that say slower."""
     found = [stats.paired(row.tolist(), 0.02, against.ALPHA).verdict for row in ratios]
     return found.count("slower") / len(found)
+
+
+SAMPLES = sorted((ROOT / "benchmarks" / "against").glob("*.csv"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_real_pairs_of_a_checkout_and_its_copy_are_slower_only_where_it_was_planted(path: Path) -> None:
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    for planted in {row["planted_pct"] for row in rows}:
+        chosen = [row for row in rows if row["planted_pct"] == planted][: 2 * against.PAIRS]
+        old, new = ([median(times(row)) for row in chosen if row["side"] == side] for side in ("old", "new"))
+        ratios = [slow / fast for slow, fast in zip(old, new, strict=True)]
+        assert len(ratios) == against.PAIRS
+        verdict = stats.paired(ratios, 0.02, against.ALPHA).verdict
+        assert (verdict == "slower") is (planted != "0")
+
+
+def times(row: dict[str, str]) -> list[float]:
+    return [float(value) for name, value in row.items() if name.startswith("ms_") and value]
+
+
+def test_the_page_about_the_samples_has_all_of_them() -> None:
+    page = (ROOT / "benchmarks" / "against.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| (\w+-\d+) \|", page, re.MULTILINE)) == {path.stem for path in SAMPLES}
+    assert len(SAMPLES) >= 4
 
 
 # The whole way

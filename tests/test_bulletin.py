@@ -242,7 +242,7 @@ def test_the_legend_of_pairs_says_how_they_were_taken_and_what_a_false_alarm_cos
     assert told.startswith("Ratio: results over baseline, from 3 pairs of processes that took steps in turn.")
     assert "the whole interval below 0.98" in told
     assert "whose ratios spread by 0.6 %" in told
-    assert "a chance of 1 % to be called SLOWER" in told
+    assert "the chance that any rung is called SLOWER that is not slower by more than 2 % is 1 %" in told
 
 
 def test_the_advice_on_pairs_is_not_that_on_records() -> None:

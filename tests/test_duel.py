@@ -65,12 +65,15 @@ def test_each_pair_has_a_seed_of_its_own_and_each_core_its_turn(tmp_path: Path) 
     }  # fmt: skip
 
 
-def test_a_thread_that_waits_sleeps_and_there_is_one(tmp_path: Path) -> None:
+def test_a_thread_that_waits_sleeps_there_is_one_and_the_revision_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     told = "{name: os.environ[name] for name in ('OMP_WAIT_POLICY', 'OMP_NUM_THREADS', 'PYTHONPATH')}"
     old = revision(tmp_path / "old", recipe=told)
     pair = duel.measure(old, revision(tmp_path / "new"), task(), 0)
     assert pair.old["recipe"] == {
-        "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "old"),
+        "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path / 'old'}:/elsewhere",
     }  # fmt: skip
 
 

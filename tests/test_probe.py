@@ -115,9 +115,9 @@ def test_a_package_without_what_is_asked_of_it_is_said_in_a_line(tmp_path: Path)
     (tmp_path / "bench" / "__init__.py").touch()
     done = ask(tmp_path, json.dumps(ASKED) + "\n")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["error"].startswith(
-        "ImportError: cannot import name 'device' from 'bench'"
-    )
+    said = json.loads(done.stdout)
+    assert said["error"].startswith("ImportError: cannot import name 'device' from 'bench'")
+    assert said["hint"] == probe.OLD
 
 
 TALKATIVE = """
