@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.group import Group
+from bench.mailbox import Array
 
 
 def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
@@ -26,78 +27,80 @@ def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Modu
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
-                setattr(parent, name, SyncBatchNorm.like(child, group.devices))
+                setattr(parent, name, SyncBatchNorm.like(child, group))
     return model
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
     """(N, C, H, W) -> the same, normalised by the statistics of all devices while training."""
 
-    devices: int
+    group: Group
 
     @classmethod
-    def like(cls, layer: nn.BatchNorm2d, devices: int) -> SyncBatchNorm:
+    def like(cls, layer: nn.BatchNorm2d, group: Group) -> SyncBatchNorm:
         """A layer with the parameters and buffers of `layer`."""
         made = cls(layer.num_features, layer.eps, layer.momentum)
         made.weight, made.bias = layer.weight, layer.bias
         made.running_mean, made.running_var = layer.running_mean, layer.running_var
         made.num_batches_tracked = layer.num_batches_tracked
-        made.devices = devices
+        made.group = group
         return made.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        y, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps, self.devices)
-        count = x.numel() // x.shape[1] * self.devices
-        running: Any = self  # torch's types allow a layer without statistics
-        with torch.no_grad():
-            running.num_batches_tracked.add_(1)
-            running.running_mean.lerp_(mean, self.momentum)
-            running.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        out: Tensor = y
+        out: Tensor
+        out, mean, spread = _Normalise.apply(x, self.weight, self.bias, self.eps, self.group)
+        count = x.numel() // x.shape[1] * self.group.devices
+        self._follow(mean, (spread - self.eps) * (count / (count - 1)))
         return out
+
+    def _follow(self, mean: Array, variance: Array) -> None:
+        """Move the running statistics towards those of a batch."""
+        layer: Any = self  # torch's types allow one without
+        layer.num_batches_tracked += 1
+        for running, now in ((layer.running_mean, mean), (layer.running_var, variance)):
+            values = running.numpy()  # the same memory
+            values += layer.momentum * (now - values)
 
 
 class _Normalise(torch.autograd.Function):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias over all devices.
+    """y = (x - mean) / sqrt(spread) * weight + bias over all devices, where spread is variance + eps.
 
-    With g the gradient of y and h = (x - mean) / sqrt(variance + eps), means over all pixels of all devices:
-    dx = weight / sqrt(variance + eps) * (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015).
+    With g the gradient of y and h = (x - mean) / sqrt(spread), means over all pixels of all devices:
+    dx = weight / sqrt(spread) * (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015).
+    What has one value a channel is numpy's, which takes a fraction of the time of torch for so little.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, devices: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        packed = torch.stack([mean, variance])
-        everywhere = [torch.empty_like(packed) for _ in range(devices)]
-        dist.all_gather(everywhere, packed)
-        means, variances = torch.stack(everywhere).unbind(1)
-        mean = means.mean(0)
-        variance = (variances + (means - mean).square()).mean(0)
-        ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps, ctx.devices = eps, devices
-        ctx.mark_non_differentiable(mean, variance)
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: Group
+    ) -> tuple[Tensor, Array, Array]:
+        # mean and 1 / sqrt(spread) of this device's pixels, several times as fast as torch.var_mean
+        _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
+        said = group.collect(np.array([mean.numpy(), inverse.numpy()]))
+        means, inverses = said[:, 0], said[:, 1]
+        mean = means.sum(0) / group.devices
+        spread = ((means - mean) ** 2 + 1 / inverses**2).sum(0) / group.devices
+        ctx.save_for_backward(x, weight)
+        ctx.mean, ctx.spread, ctx.group = mean, spread, group
+        statistics = torch.from_numpy(mean), torch.from_numpy(spread)
+        return F.batch_norm(x, *statistics, weight, bias, False, 0.0, 0.0), mean, spread
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance = ctx.saved_tensors
-        inverse = torch.rsqrt(variance + ctx.eps)
-        # the sums of g h and of g over this device's pixels, in one pass
-        _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, variance, mean, inverse, False, ctx.eps, [False, True, True]
+        x, weight = ctx.saved_tensors
+        inverse = 1 / np.sqrt(ctx.spread)
+        mean, spread, scale = (torch.from_numpy(each) for each in (ctx.mean, ctx.spread, inverse))
+        # slope g, and the sums of g h and of g over this device's pixels, in one pass
+        out, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward.default(
+            grad, x, weight, mean, spread, mean, scale, False, 0.0, [True, True, True]
         )
-        sums = torch.stack([grad_bias, grad_weight])
-        dist.all_reduce(sums)
-        count = x.numel() // x.shape[1] * ctx.devices
-        mean_grad, mean_product = (sums / count).unbind()
-        slope = weight * inverse
+        sums = ctx.group.collect(np.array([grad_bias.numpy(), grad_weight.numpy()])).sum(0)
         # dx = slope g + tilt x + shift, a channel each
-        tilt = -slope * inverse * mean_product
-        shift = -slope * mean_grad - tilt * mean
-        per_channel = (1, -1, 1, 1)
-        out = torch.addcmul(shift.view(per_channel), grad, slope.view(per_channel))
-        return out.addcmul_(x, tilt.view(per_channel)), grad_weight, grad_bias, None, None
+        count = x.numel() // x.shape[1] * ctx.group.devices
+        shift, tilt = sums * (inverse * weight.detach().numpy() / -count)
+        tilt *= inverse
+        shift -= tilt * ctx.mean
+        shift, tilt = (torch.from_numpy(each).view(1, -1, 1, 1) for each in (shift, tilt))
+        return out.add_(shift).addcmul_(x, tilt), grad_weight, grad_bias, None, None

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import check, stats
 from bench.check import Comparison, Family, Rung
-from bench.tables import Table, number, signed
+from bench.sheet import Table, number, signed
 
 SPEED = "images_per_s"
 NAMES = {SPEED: "throughput", "final_miou": "mIoU"}
@@ -40,7 +40,7 @@ def conclude(comparison: Comparison) -> tuple[str, str]:
         )
     if comparison.code == check.FINE:
         return f"No regression was found: {_tally(comparison)}", ""
-    if not comparison.strict or any(family.blind for family in comparison.families):
+    if not comparison.strict or comparison.blind:
         return (
             f"nothing could be judged: {_obstacle(comparison)}",
             comparison.hint
@@ -73,7 +73,7 @@ def _tally(comparison: Comparison) -> str:
     parts = []
     for family in comparison.families:
         counts = Counter(_verdict(rung.contrast.verdict) for rung in family.rungs)
-        part = f"{NAMES[family.field]} {', '.join(f'{count} {told}' for told, count in counts.items())}"
+        part = f"{_name(family)} {', '.join(f'{count} {told}' for told, count in counts.items())}"
         if doubtful := family.told("cannot tell"):
             worst = min(doubtful, key=lambda rung: rung.contrast.smallest or 0.0)
             part += f" (a loss short of {_smallest(family, worst)} may have gone unseen)"
@@ -86,8 +86,9 @@ def _obstacle(comparison: Comparison) -> str:
     missing = [each.why for each in comparison.left_out if each.name == "."]
     if missing:
         return " and ".join(missing)
-    family = next(family for family in comparison.families if family.blind)
-    reasons = sorted(_unjudged(comparison, family), key=lambda reason: check.ABSENT in reason)
+    families = [family for family in comparison.families if family.field == comparison.blind]
+    found = [reason for family in families for reason in _unjudged(comparison, family)]
+    reasons = sorted(found, key=lambda reason: check.ABSENT in reason)
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return f"{reasons[0]}{more}"
 
@@ -98,6 +99,15 @@ def _obstacle(comparison: Comparison) -> str:
 def shown(comparison: Comparison) -> list[Family]:
     """The families that are worth a table: those in which something was compared."""
     return [family for family in comparison.families if any(rung.new for rung in family.rungs)]
+
+
+def title(family: Family) -> str:
+    """What the table is called."""
+    return TITLES[family.field] + (f": {family.ladder}" if family.ladder else "")
+
+
+def _name(family: Family) -> str:
+    return NAMES[family.field] + (f" of {family.ladder}" if family.ladder else "")
 
 
 def table(comparison: Comparison, family: Family) -> Table:
@@ -230,9 +240,7 @@ def markdown(comparison: Comparison) -> str:
     said, hint = conclude(comparison)
     parts = [f"## segbench check\n\n**{said}.**{f' To do: {hint}.' * bool(hint)}\n"]
     for family in shown(comparison):
-        parts.append(
-            f"### {TITLES[family.field]}\n\n{table(comparison, family).markdown()}\n{legend(family)}\n"
-        )
+        parts.append(f"### {title(family)}\n\n{table(comparison, family).markdown()}\n{legend(family)}\n")
     if told := remarks(comparison):
         parts.append("".join(f"- {line}\n" for line in told))
     return "\n".join(parts)
@@ -248,7 +256,9 @@ def to_json(comparison: Comparison) -> str:
         "baseline": str(comparison.baseline),
         "results": str(comparison.results),
         "strict": comparison.strict,
-        "tables": {family.field: _family(family) for family in comparison.families},
+        "tables": {
+            " ".join((family.field, family.ladder)).strip(): _family(family) for family in comparison.families
+        },
         "left_out": [
             {"side": each.side, "record": each.name, "why": each.why} for each in comparison.left_out
         ],

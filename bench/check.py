@@ -2,7 +2,8 @@
 
 Records are sifted, matched, judged. What did not finish, or does not agree with itself, is set aside by name.
 A rung is compared where its records and the baseline's have the same values and come from the same machine.
-All rungs of a table are one family of `stats`. A check that has compared nothing is never green.
+The rungs of a ladder, of one workload and protocol, are one family of `stats`. A check that has compared
+nothing is never green.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Rung:
 class Family:
     """The rungs of one field of the record, judged together: `images_per_s` by ratios and against a share,
     `final_miou` by differences and against points of mIoU. `limit` is that share or those points.
+    `ladder`: what tells its ladder from the comparison's others; empty where it is the only one.
     `paired`: the values are those of pairs of processes (`against`), and the spread is that of their ratios.
     """
 
@@ -63,6 +65,7 @@ class Family:
     limit: float
     rungs: tuple[Rung, ...]
     spread: stats.Spread
+    ladder: str = ""
     paired: bool = False
 
     @property
@@ -94,9 +97,14 @@ class Comparison:
         """The exit code: a regression comes first, then what was not judged."""
         if any(family.told(*REGRESSIONS) for family in self.families):
             return REGRESSION
-        blind = any(family.blind for family in self.families)
         doubtful = any(family.told(None, "cannot tell") for family in self.families)
-        return CANNOT_JUDGE if blind or (self.strict and doubtful) else FINE
+        return CANNOT_JUDGE if self.blind or (self.strict and doubtful) else FINE
+
+    @property
+    def blind(self) -> str:
+        """A field of which there is not a single verdict in any ladder; empty where there is none."""
+        seeing = {family.field for family in self.families if not family.blind}
+        return next((family.field for family in self.families if family.field not in seeing), "")
 
 
 @dataclass
@@ -149,9 +157,10 @@ def compare(
     """
     old, new = _sift(BASELINE, baseline, results), _sift(RESULTS, results, baseline)
     pairs = [pair for rung in sorted(old.seen | new.seen) for pair in _match(rung, old, new)]
-    families = [_speed(pairs, tolerance)]
+    ladders = _ladders(pairs)
+    families = [_speed(of, tolerance, name) for name, of in ladders.items()]
     if convergence:
-        families.append(_quality(pairs))
+        families += [_quality(of, name) for name, of in ladders.items()]
     left_out = (*old.left_out, *new.left_out)
     return Comparison(baseline, results, strict, tuple(families), left_out, _notes(pairs, families))
 
@@ -255,20 +264,37 @@ def _plain(value: Any) -> str:
 # ---- judging -----------------------------------------------------------------------------------
 
 
-def _speed(pairs: Sequence[_Pair], tolerance: float) -> Family:
+def _ladders(pairs: Sequence[_Pair]) -> dict[str, list[_Pair]]:
+    """The pairs by workload and protocol: what these share has one spread, and is one family. Named by the
+    workload, and by the protocol where a workload has two; one alone has no name."""
+    protocols: dict[str, list[str]] = {}
+    for pair in pairs:
+        seen = protocols.setdefault(pair.rung[0], [])
+        if pair.old and (protocol := _plain(pair.old[0]["protocol"])) not in seen:
+            seen.append(protocol)
+    found: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        name, known = pair.rung[0], protocols[pair.rung[0]]
+        if len(known) > 1:  # a rung that nothing was compared of has none of its own
+            name += f" ({_plain(pair.old[0]['protocol']) if pair.old else known[0]})"
+        found.setdefault(name, []).append(pair)
+    return found if len(found) > 1 else {"": list(pairs)}
+
+
+def _speed(pairs: Sequence[_Pair], tolerance: float, ladder: str) -> Family:
     """Throughput by its logarithms; resumed runs have none."""
     values = [_values(pair, "images_per_s") for pair in pairs]
     spread = stats.pool([[math.log(value) for value in group] for both in values for group in both])
     contrasts = stats.speedups([(new, old) for old, new in values], spread, tolerance)
-    return Family("images_per_s", tolerance, _rungs(pairs, values, contrasts), spread)
+    return Family("images_per_s", tolerance, _rungs(pairs, values, contrasts), spread, ladder)
 
 
-def _quality(pairs: Sequence[_Pair]) -> Family:
+def _quality(pairs: Sequence[_Pair], ladder: str) -> Family:
     """Final mIoU; runs that were resumed count."""
     values = [_values(pair, "final_miou") for pair in pairs]
     spread = stats.pool([group for both in values for group in both])
     contrasts = stats.shortfalls([(new, old) for old, new in values], spread)
-    return Family("final_miou", stats.MARGIN, _rungs(pairs, values, contrasts), spread)
+    return Family("final_miou", stats.MARGIN, _rungs(pairs, values, contrasts), spread, ladder)
 
 
 def _values(pair: _Pair, name: str) -> Values:
@@ -309,8 +335,8 @@ def _notes(pairs: Sequence[_Pair], families: Sequence[Family]) -> tuple[str, ...
         advice = record.WARNINGS.get(name, "Not known to this version.")
         notes.append(f"{name}, {count} of {len(old) + len(new)} records: {advice}")
     notes += [
-        f"The rungs' deviations of {family.field} differ more than chance explains (Bartlett's test): the "
-        "pooled one is too wide for some rungs and too narrow for others."
+        f"The rungs' deviations of {' '.join((family.field, family.ladder)).strip()} differ more than chance "
+        "explains (Bartlett's test): the pooled one is too wide for some rungs and too narrow for others."
         for family in families
         if family.spread.uneven
     ]

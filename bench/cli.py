@@ -262,7 +262,7 @@ def _conclude(result: Result, planned: int, command: str) -> None:
         if status == "failed":
             click.echo(f"  log: {outcomes[0].job.log}", err=True)
     if result.stopped:
-        click.echo(f"Interrupted. What was trained is saved; this goes on with it:\n  {command}", err=True)
+        click.echo(f"Interrupted{_saved(result.outcomes)}:\n  {command}", err=True)
         sys.exit(INTERRUPTED)
     missing = [each for each in result.outcomes if each.status not in ("finished", "diverged")]
     if missing:
@@ -271,6 +271,15 @@ def _conclude(result: Result, planned: int, command: str) -> None:
             f"{len(missing)} of {planned} runs have no result",
             f"{hint}; the same command then trains only what is missing",
         )
+
+
+def _saved(outcomes: Sequence[Outcome]) -> str:
+    """What an interruption left; an interrupted run with an error left nothing."""
+    kept = [each for each in outcomes if each.status in ("finished", "interrupted") and not each.error]
+    if not kept:
+        return " before anything was saved; this begins again"
+    all_kept = not any(each.status == "interrupted" and each.error for each in outcomes)
+    return f". {'What' if all_kept else 'What else'} was trained is saved; this goes on with it"
 
 
 def _names(outcomes: list[Outcome], shown: int = 3) -> str:
@@ -290,7 +299,7 @@ def _names(outcomes: list[Outcome], shown: int = 3) -> str:
     default=REPORTS,
     show_default=True,
     metavar="DIR",
-    help="Where the report goes: DIR/<workload>/report.md and its pictures.",
+    help="Where the report goes: DIR/<workload>/report.md, its pictures, its tables as CSV and JSON.",
 )
 @click.option(
     "--target", type=click.FloatRange(0, 100), metavar="MIOU", help="Points; else the target of the records."
@@ -455,7 +464,7 @@ def _tell(found: Comparison, form: str) -> None:
 
     if form == "text":
         for family in bulletin.shown(found):
-            click.echo(f"{bulletin.TITLES[family.field]}\n")
+            click.echo(f"{bulletin.title(family)}\n")
             table = bulletin.table(found, family)
             _print_table(table.head, table.rows)
             click.echo(f"\n{bulletin.legend(family)}\n")

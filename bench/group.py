@@ -2,23 +2,27 @@
 
 A process a device. Each holds an equal, contiguous part of the global batch, whole replicas of it; rank 0
 carries the first and keeps the record. Nothing here knows what is trained: alone, a group exchanges nothing.
+GPUs talk through NCCL, processors of one machine through a mailbox, those of several through gloo.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench.mailbox import ROOM, Array, Mailbox
 from bench.seat import Seat
 
 TIMEOUT = timedelta(minutes=10)  # of a collective: an evaluation of rank 0 alone is never that long
@@ -31,6 +35,7 @@ class Group:
     rank: int = 0
     devices: int = 1
     side: Any = None  # a gloo group, for what processors tell each other
+    mailbox: Mailbox | None = None  # where all devices are processors of one machine
 
     @property
     def leads(self) -> bool:
@@ -48,23 +53,48 @@ class Group:
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of `value` over the devices, the same on each."""
-        if self.devices == 1:
+        return self.add_up(value.clone()) if self.devices > 1 else value
+
+    def add_up(self, value: Tensor) -> Tensor:
+        """`value`, which is contiguous, with what the other devices have added to it in place."""
+        if self.mailbox is None:
+            dist.all_reduce(value)
             return value
-        value = value.clone()
-        dist.all_reduce(value)
+        flat = value.view(-1)
+        for piece in flat.split(ROOM // value.itemsize):
+            own = piece.numpy()
+            np.add.reduce(self.mailbox.swap(self.rank, own), out=own)  # by ranks, so that all get the same
         return value
+
+    def collect(self, packet: Array) -> Array:
+        """(devices, *shape): what each processor has for `packet`, small and contiguous, in the order of
+        ranks; to be read before the next."""
+        if self.mailbox is not None:
+            return self.mailbox.swap(self.rank, packet)
+        everywhere = np.empty((self.devices, *packet.shape), packet.dtype)
+        dist.all_gather(list(torch.from_numpy(everywhere).unbind()), torch.from_numpy(packet))
+        return everywhere
 
     def gather(self, what: Any) -> list[Any]:
         """What each device says, in the order of ranks; the processors talk, no GPU waits."""
         if self.devices == 1:
             return [what]
+        if self.mailbox is not None:
+            said = np.frombuffer(pickle.dumps(what), np.uint8)
+            longest = int(self.mailbox.swap(self.rank, np.array([len(said)])).max())
+            everybodys = self.mailbox.swap(self.rank, np.pad(said, (0, longest - len(said))))
+            return [pickle.loads(each.tobytes()) for each in everybodys]
         answers: list[Any] = [None] * self.devices
         dist.all_gather_object(answers, what, self.side)
         return answers
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """`model`, its gradients averaged over the devices while the backward pass goes on, in buckets."""
-        if self.devices == 1:
+        """`model`, its gradients averaged over the devices while the backward pass goes on, in buckets.
+
+        Over a mailbox it stays as it is, for `average` to be called: there, who would carry a bucket is who
+        computes the next.
+        """
+        if self.devices == 1 or self.mailbox is not None:
             return model
         # running statistics are handed on when somebody asks for them; the option's name changed in 2026
         known = inspect.signature(DistributedDataParallel).parameters
@@ -74,11 +104,34 @@ class Group:
         devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **keep_buffers)
 
+    def average(self, model: nn.Module) -> None:
+        """Average the gradients of `model` over the devices, where a step from `wrap` has not done so."""
+        if self.mailbox is None:
+            return
+        grads = [each.grad for each in model.parameters() if each.grad is not None]
+        parts = [grad.as_strided((grad.numel(),), (1,)) for grad in grads]  # as they lie in memory
+        packed = self.add_up(torch.cat(parts)).div_(self.devices)
+        torch._foreach_copy_(parts, packed.split([len(part) for part in parts]))
+
     def hand_on_statistics(self, model: nn.Module) -> None:
         """Give every device the buffers of the first: running statistics are replica 0's."""
-        if self.devices > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        if self.devices == 1:
+            return
+        buffers = list(model.buffers())
+        packed = torch.cat([_bytes(buffer) for buffer in buffers])
+        if self.mailbox is None:
+            dist.broadcast(packed, src=0)
+        else:
+            for piece in packed.split(ROOM):
+                piece.copy_(torch.from_numpy(self.mailbox.swap(self.rank, piece.numpy())[0]))
+        parts = packed.split([buffer.nbytes for buffer in buffers])
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer.copy_(part.clone().view(buffer.dtype).view_as(buffer))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """(bytes,) uint8: what `tensor` holds, in its order of indices."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 ALONE = Group()
@@ -89,6 +142,9 @@ def joined(seat: Seat, device: torch.device) -> Iterator[Group]:
     """The group of all processes that meet where `seat` says."""
     if seat.devices == 1:
         yield ALONE
+        return
+    if seat.mailbox is not None:
+        yield Group(seat.rank, seat.devices, mailbox=seat.mailbox)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(

@@ -88,6 +88,7 @@ class Learner:
             loss = replicas.accumulate(
                 self.shared, images, labels, keep, here, self.sync_bn, scale, group.leads
             )
+        group.average(model)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.step(self.optimizer)

@@ -2,34 +2,75 @@
 
 The numbers come first, each with n, spread and verdict beside it, then the pictures, then all that a reader
 needs to doubt them: machine, provenance, warnings, what was left out and why. The page holds nothing but
-what the records say, so that the same records give the same bytes.
+what the records say, so that the same records give the same bytes; its tables lie beside it as CSV and JSON.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import BenchError, figures, record, stats, tables
-from bench.tables import Contrasts, Ladder, Rung
+from bench import BenchError, arrival, contrasts, figures, record, stats, tables
+from bench.arrival import Arrival
+from bench.contrasts import Contrasts
+from bench.ladder import Ladder, Rung, changed, read
+from bench.sheet import Sheet, plain, signed
 
 PROTOCOLS: Mapping[str, str] = {
     "squash": "image (bilinear) and label (nearest) are both resized to one square, the ratio not kept",
     "native": "the image is resized with its ratio kept, and the logits are resized to the label's own size; "
     "the label is never resized",
 }
-
-
 SCORES = (
-    "Points, of the last evaluation but for the last column. Absent as 0: a class that occurs neither in "
+    "Points, of the last evaluation but for the last two columns: those are of the evaluation with the "
+    "highest mIoU, which was picked with hindsight, and its time (median over seeds) is not the time to the "
+    "target. "
+    "Absent as 0: a class that occurs neither in "
     "labels nor in predictions counts as 0 in the mean, as ADE20K's own script has it (its challenge score "
     "is the mean of that and pixel accuracy, under protocol `native`). Pixel accuracy: the share of the "
     "scored pixels that are right. Mean accuracy: recall, averaged over the classes of the labels."
 )
 
 
+# Every sheet that a report may have, in the order of the page; what a report lacks is not left by an earlier.
+SHEETS = (
+    "verdicts", "quality", "published-elsewhere", "time", "time-to-target", "hardware", "steps", "phases",
+    "scores", "classes", "confusion", "machine", "provenance", "runs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report is made of: a ladder, its judgements, its sheets by name. `goal`: the target, None where
+    scores mean nothing; `given`: whether the command line named it."""
+
+    ladder: Ladder
+    found: Contrasts
+    goal: float | None
+    given: bool
+    sheets: Mapping[str, Sheet]
+    lacking: Sequence[str]
+
+    def markdown(self, name: str) -> str:
+        return self.sheets[name].markdown()
+
+    def adopted(self, name: str) -> str:
+        """The rows of the ladder's rungs."""
+        sheet = self.sheets[name]
+        return replace(sheet, rows=sheet.rows[: len(self.ladder.rungs)]).markdown()
+
+    def aside(self, name: str, words: str) -> str:
+        """The rows of what was tried beside the ladder, under some words; empty where nothing was."""
+        sheet = self.sheets[name]
+        rows = sheet.rows[len(self.ladder.rungs) :]
+        return f"{words}\n\n{replace(sheet, rows=rows).markdown()}\n" if rows else ""
+
+
 def write(results: Path, out: Path, target: float | None = None) -> list[Path]:
-    """Write `<out>/<workload>/report.md` and its PNGs for every workload below `results`; returns the pages.
+    """Write `<out>/<workload>/report.md`, its PNGs, `report.json` and `tables/*.csv` for every workload below
+    `results`; returns the pages.
 
     What must not share a table (other protocol, other workload values, other results root) gets a page of its
     own. `target`: points of mIoU, instead of the workload's. BenchError: nothing finished, `out` unwritable.
@@ -38,72 +79,116 @@ def write(results: Path, out: Path, target: float | None = None) -> list[Path]:
         raise BenchError(
             f"a target of {target:g} mIoU cannot be", "give --target in points, from 0 to 100", 2
         )
-    ladders = tables.read(results)
+    ladders = read(results)
     pages = []
-    for ladder, folder in zip(ladders, _folders(ladders, out), strict=True):
+    for each, folder in zip(ladders, _folders(ladders, out), strict=True):
+        page = prepare(each, target)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            page = folder / "report.md"
-            page.write_text(compose(ladder, folder, target), encoding="utf-8")
+            (folder / "tables").mkdir(parents=True, exist_ok=True)
+            (folder / "report.md").write_text(compose(page, folder), encoding="utf-8")
+            _write_numbers(page, folder)
         except OSError as error:
             raise BenchError(
                 f"cannot write the report into {folder}: {error.strerror or error}",
                 "free some space or name a folder you may write to with --out",
             ) from error
-        pages.append(page)
+        pages.append(folder / "report.md")
     return pages
+
+
+def _write_numbers(page: Page, folder: Path) -> None:
+    """Each sheet as CSV, and all of them as one JSON object."""
+    for name in SHEETS:
+        path = folder / "tables" / f"{name}.csv"
+        if name in page.sheets:
+            path.write_text(page.sheets[name].csv(), encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
+    document = {
+        "workload": page.ladder.workload.name,
+        "workload_fingerprint": page.ladder.workload.fingerprint,
+        "protocol": page.ladder.protocol,
+        "target_miou": page.goal,
+        "pooled": {
+            "final_miou_std": plain(page.found.miou_spread.std) if page.goal is not None else None,
+            "log_train_s_std": plain(page.found.time_spread.std),
+        },
+        "tables": {name: page.sheets[name].records() for name in SHEETS if name in page.sheets},
+        "not_averaged": [{"run": name, "why": why} for name, why in page.ladder.left_out],
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def prepare(ladder: Ladder, target: float | None) -> Page:
+    """Everything that the report says in numbers."""
+    found = contrasts.judge(ladder)
+    hardware, lacking = tables.hardware(ladder)
+    sheets = [tables.pace(ladder, found), hardware, tables.phases(ladder)]
+    goal: float | None = None
+    arrivals: Mapping[str, Arrival] = {}
+    if ladder.scored:
+        goal = ladder.workload.values["evaluation"]["target_miou"] if target is None else target
+        arrivals = arrival.judge(ladder, found, goal)
+        sheets += [
+            tables.quality(ladder, found),
+            arrival.sheet(ladder, arrivals, goal),
+            tables.blog(ladder, found),
+        ]
+        sheets += [tables.scores(ladder), tables.classes(ladder)]
+        if (matrix := tables.confusion_pixels(ladder, ladder.chain()[-1])) is not None:
+            sheets.append(tables.confused(ladder, matrix))
+        if (elsewhere := tables.others(ladder)) is not None:
+            sheets.append(elsewhere)
+    sheets += [
+        tables.verdicts(ladder, found, arrivals, goal),
+        tables.machine(ladder),
+        tables.provenance(ladder),
+    ]
+    sheets.append(tables.runs(ladder))
+    return Page(ladder, found, goal, target is not None, {sheet.name: sheet for sheet in sheets}, lacking)
 
 
 def _folders(ladders: Sequence[Ladder], out: Path) -> list[Path]:
     """A folder a ladder: the workload's name, and what tells ladders of one workload apart."""
     names = []
     tells: tuple[Callable[[Ladder], str], ...] = (
-        lambda ladder: ladder.root.name,
-        lambda ladder: ladder.protocol,
-        lambda ladder: ladder.workload.fingerprint,
-        lambda ladder: str(ladder.all[0].runs[0].record["data_fingerprint"]),
+        lambda each: each.root.name,
+        lambda each: each.protocol,
+        lambda each: each.workload.fingerprint,
+        lambda each: str(each.all[0].runs[0].record["data_fingerprint"]),
     )
-    for ladder in ladders:
-        alike = [other for other in ladders if other.workload.name == ladder.workload.name]
-        parts = [ladder.workload.name]
-        parts += [tell(ladder) for tell in tells if len({tell(other) for other in alike}) > 1]
+    for each in ladders:
+        alike = [other for other in ladders if other.workload.name == each.workload.name]
+        parts = [each.workload.name]
+        parts += [tell(each) for tell in tells if len({tell(other) for other in alike}) > 1]
         names.append("-".join(parts))
     return [out / name for name in names]
 
 
-def compose(ladder: Ladder, folder: Path, target: float | None) -> str:
-    """The page; its pictures are written into `folder`."""
-    goal = ladder.workload.values["evaluation"]["target_miou"] if target is None else target
-    found = tables.judge(ladder)
-    if not ladder.scored:
-        return "\n".join(
-            [
-                _opening(ladder, found),
-                _time(ladder, found, None, False),
-                _hardware(ladder),
-                _figures(ladder, folder, goal),
-                _machine(ladder),
-                _provenance(ladder, None),
-                _doubts(ladder),
-            ]
-        )
+def compose(page: Page, folder: Path) -> str:
+    """The page's text; its pictures are written into `folder`."""
+    scored = page.ladder.scored
     sections = [
-        _opening(ladder, found),
-        _quality(ladder, found),
-        _time(ladder, found, goal, target is not None),
-        _hardware(ladder),
-        _blog(ladder, found),
-        _figures(ladder, folder, goal),
-        _scores(ladder),
-        _classes(ladder),
-        _machine(ladder),
-        _provenance(ladder, target),
-        _doubts(ladder),
+        _opening(page),
+        _verdicts(page),
+        _quality(page) if scored else "",
+        _time(page),
+        _target(page) if scored else "",
+        _hardware(page),
+        _blog(page) if scored else "",
+        _figures(page, folder),
+        _scores(page) if scored else "",
+        _classes(page) if scored else "",
+        f"## Machine\n\n{page.markdown('machine')}",
+        _provenance(page),
+        _doubts(page.ladder),
     ]
     return "\n".join(section for section in sections if section)
 
 
-def _opening(ladder: Ladder, found: Contrasts) -> str:
+def _opening(page: Page) -> str:
+    ladder, found = page.ladder, page.found
     chain = ladder.chain()
     first, last = chain[0], chain[-1]
     count = sorted({len(rung.runs) for rung in ladder.all})
@@ -111,9 +196,9 @@ def _opening(ladder: Ladder, found: Contrasts) -> str:
     text = f"# {ladder.workload.title}\n\n"
     if first is not last:
         gain, pace = found.miou[last.name, first.name], found.time[last.name, first.name]
-        told = [f"mIoU {tables.signed(gain.delta)} ({_said(gain)})"] if ladder.scored else []
+        told = [f"mIoU {signed(gain.delta)} ({_said(gain)})"] if ladder.scored else []
         if last.values("train_s") and first.values("train_s"):
-            mixed = tables.mixed(ladder, (last.name, first.name))
+            mixed = contrasts.mixed(ladder, (last.name, first.name))
             verdict = "no verdict: machines differ" if mixed else _said(pace)
             told.append(f"time to train × {pace.delta:.2f} ({verdict})")
         text += f"From `{first.name}` to `{last.name}`: {', '.join(told)}.\n\n" if told else ""
@@ -122,6 +207,10 @@ def _opening(ladder: Ladder, found: Contrasts) -> str:
         f"{len(ladder.all)} rung{'s' * (len(ladder.all) > 1)}, {seeds} seed{'s' * (seeds != '1')} each, on "
         f"{_where(ladder)}. "
     )
+    if ladder.left_out:
+        missing = len(ladder.left_out)
+        are = "records are" if missing > 1 else "record is"
+        text += f"{missing} {are} not averaged: the end of the page says why. "
     if not ladder.scored:
         return (
             text + "The pictures are noise: the speeds mean something, scores would not, so none are shown.\n"
@@ -131,12 +220,23 @@ def _opening(ladder: Ladder, found: Contrasts) -> str:
         f"{PROTOCOLS.get(ladder.protocol, 'not known to this version')}; single scale, no flip. mIoU sums "
         f"intersections and unions over all {images} validation images and then averages over the classes; a "
         "class that occurs neither in labels nor in predictions is left out of the mean, not counted as 0. "
-        "All mIoU are those of the last evaluation, not the best.\n"
+        "All mIoU are those of the last evaluation, not the best, unless a column says so.\n"
     )
 
 
 def _said(contrast: stats.Contrast) -> str:
     return contrast.verdict or f"no verdict: {contrast.reason}"
+
+
+def _verdicts(page: Page) -> str:
+    text = f"## Verdicts\n\n{page.markdown('verdicts')}\nEach rung against the measured rung before it; "
+    text += "intervals, and what the words mean, are below."
+    if page.found.kept:
+        text += (
+            " A systems rung changes how the arithmetic is done and should change no result: its mIoU is "
+            f"`not worse` where the whole interval lies above −{stats.MARGIN:g} points."
+        )
+    return text + "\n"
 
 
 def _where(ladder: Ladder) -> str:
@@ -152,22 +252,19 @@ def _where(ladder: Ladder) -> str:
     return f"{run['cpu'] or 'a CPU'} ({', '.join(parts)})"
 
 
-def _quality(ladder: Ladder, found: Contrasts) -> str:
-    text = f"## The ladder: quality\n\n{tables.quality(ladder, found, ladder.rungs).markdown()}\n"
-    if ladder.aside:
-        text += "Tried beside the ladder and not adopted; no part of its sums:\n\n"
-        text += f"{tables.quality(ladder, found, ladder.aside).markdown()}\n"
-    text += _explain(found)
-    told = tables.published(ladder)
+def _quality(page: Page) -> str:
+    text = f"## The ladder: quality\n\n{page.adopted('quality')}\n"
+    text += page.aside("quality", "Tried beside the ladder and not adopted; no part of its sums:")
+    text += _explain(page.found)
+    told = tables.published(page.ladder)
     if told:
         text += (
             f"\nPublished, not measured here: {told['source']}; protocol `{told['protocol']}`, final or best "
             f"evaluation: {told['scored']}. {told['note']}\n"
         )
-    elsewhere = tables.others(ladder)
-    if elsewhere:
-        text += f"\n{elsewhere.markdown()}"
-    differ = tables.disagreements(ladder)
+    if "published-elsewhere" in page.sheets:
+        text += f"\n{page.markdown('published-elsewhere')}"
+    differ = contrasts.disagreements(page.ladder)
     if differ:
         text += "\n† These records come from another commit or machine than most of the table:\n\n"
         text += "".join(f"- `{name}`: {'; '.join(what)}\n" for name, what in differ.items())
@@ -176,12 +273,13 @@ def _quality(ladder: Ladder, found: Contrasts) -> str:
 
 def _explain(found: Contrasts) -> str:
     """What the cells of the quality table mean."""
-    spread, count = found.miou_spread, len(found.miou)
+    spread = found.miou_spread
+    count = sum(contrast.verdict is not None for contrast in found.miou.values())
     if not spread.freedom:
         return "A single seed shows no spread: there is no interval and no verdict.\n"
     family = (
-        f"The {count} contrasts of this page are one family: Holm's correction keeps the chance of any false "
-        "better or worse below 5 %. "
+        f"The {count} contrasts of this page that can be judged are one family: Holm's correction keeps the "
+        "chance of any false better or worse below 5 %. "
     )
     text = (
         "Mean ± standard deviation over seeds (n). In brackets: 95 % intervals, by Student's t from the "
@@ -190,6 +288,12 @@ def _explain(found: Contrasts) -> str:
         "the smallest difference that these seeds would have shown four times in five. "
         f"Fewer than {stats.FEWEST} seeds: no verdict.\n"
     )
+    if found.kept:
+        text += (
+            "\nRungs that differ in `[system]` alone are judged by non-inferiority: `not worse` where the "
+            f"whole interval lies above −{stats.MARGIN:g} points, `worse` where it lies below; `needs`: the "
+            "loss that these seeds would have shown.\n"
+        )
     if spread.uneven:
         text += (
             "\n**Careful:** the rungs' deviations differ more than chance explains (Bartlett's test): the "
@@ -198,22 +302,15 @@ def _explain(found: Contrasts) -> str:
     return text
 
 
-def _time(ladder: Ladder, found: Contrasts, goal: float | None, given: bool) -> str:
-    text = f"## The ladder: time\n\n{tables.pace(ladder, found, ladder.rungs, goal).markdown()}\n"
-    if ladder.aside:
-        text += f"Not adopted:\n\n{tables.pace(ladder, found, ladder.aside, goal).markdown()}\n"
+def _time(page: Page) -> str:
+    text = f"## The ladder: time\n\n{page.adopted('time')}\n"
+    text += page.aside("time", "Not adopted:")
     text += (
         "Time to train is that of all steps, without set-up, evaluations, checkpoints; wall holds all. "
-        "Ratios below 1 are faster; their intervals are made as above, from logarithms. `same`: within "
-        f"{100 * stats.TOLERANCE:g} %."
+        "Ratios below 1 are faster; their intervals are Student's t on logarithms, and Holm's steps "
+        f"test against the tolerance. `same`: within {100 * stats.TOLERANCE:g} %.\n"
     )
-    if goal is not None:
-        text += (
-            f" Time to {goal:g} mIoU{' (given with `--target`)' * given} is the "
-            "time to train at the first evaluation that reaches it: the median over seeds, a miss counted as "
-            "infinite, ± the time between evaluations (k of n reached it)."
-        )
-    text += "\n"
+    ladder = page.ladder
     if any(not run.timed for rung in ladder.all for run in rung.runs):
         text += "\nResumed runs count for the mIoU, not for times.\n"
     silent = _without_sync(ladder)
@@ -225,76 +322,89 @@ def _time(ladder: Ladder, found: Contrasts, goal: float | None, given: bool) -> 
     return text
 
 
+def _target(page: Page) -> str:
+    given = " (given with `--target`)" * page.given
+    return (
+        f"## Time to {page.goal:g} mIoU\n\n{page.markdown('time-to-target')}\n"
+        f"The target is {page.goal:g} mIoU{given}. Times are those of the first evaluation that reaches it: "
+        "the median over seeds, a miss counted as infinite, ± the time between evaluations. Time to train "
+        "leaves evaluations out, wall counts them in, with set-up and checkpoints. Another question is "
+        "whether the mean over seeds of the *last* evaluation lies above the target: a one-sided t test on "
+        "the pooled deviation, p and interval Holm-corrected over the rungs; `not shown` is no proof of the "
+        "contrary.\n"
+    )
+
+
 def _without_sync(ladder: Ladder) -> str:
     """The pairs of rungs between which sync BN changes, on one device; empty where there are none."""
     pairs = []
     for rung in ladder.all:
         before = ladder.predecessor(rung)
         alone = all((run.record["device_count"] or 1) == 1 for run in rung.runs)
-        if before and alone and "replicas.sync_bn" in tables.changed(rung.recipe, before.recipe):
+        if before and alone and "replicas.sync_bn" in changed(rung.recipe, before.recipe):
             pairs.append(f"rungs {before.short} and {rung.short}")
     return ", ".join(pairs)
 
 
-def _hardware(ladder: Ladder) -> str:
-    table, missing = tables.hardware(ladder)
+def _hardware(page: Page) -> str:
     text = "## The ladder: hardware\n\n"
-    if len(table.head) > 1:
-        text += f"{table.markdown()}\nOver train time, mean over seeds.\n"
-    if missing:
-        text += "\nLeft out:\n\n" + "".join(f"- {line}\n" for line in missing)
+    if len(page.sheets["hardware"].columns) > 1:
+        text += f"{page.markdown('hardware')}\nOver train time, mean over seeds.\n"
+    if page.lacking:
+        text += "\nLeft out:\n\n" + "".join(f"- {line}\n" for line in page.lacking)
     return text
 
 
-def _blog(ladder: Ladder, found: Contrasts) -> str:
-    if len(ladder.steps()) < 2:
+def _blog(page: Page) -> str:
+    if len(page.ladder.steps()) < 2:
         return ""
     return (
-        f"## The blog's table\n\n{tables.blog(ladder, found).markdown()}\n"
+        f"## The blog's table\n\n{page.markdown('steps')}\n"
         "Each step against the one before it; rungs that change only batch size, its learning rate and sync "
         "BN are one step.\n"
     )
 
 
-def _figures(ladder: Ladder, folder: Path, goal: float) -> str:
+def _figures(page: Page, folder: Path) -> str:
     text = "## Figures\n"
-    for picture in figures.draw(ladder, folder, goal):
-        text += f"\n### {picture.title}\n\n"
+    pictures = figures.draw(page.ladder, folder, page.goal)
+    for picture in pictures:
         if picture.path is not None:
-            text += f"![{picture.title}]({picture.path.name})\n\n"
-        text += f"{picture.caption}\n"
-    return text
+            text += f"\n### {picture.title}\n\n![{picture.title}]({picture.path.name})\n\n{picture.caption}\n"
+    missing = [f"- {picture.title}: {picture.caption}\n" for picture in pictures if picture.path is None]
+    return text + (f"\nNot drawn:\n\n{''.join(missing)}" if missing else "")
 
 
-def _scores(ladder: Ladder) -> str:
-    return f"## More scores\n\n{tables.scores(ladder).markdown()}\n{SCORES}\n"
+def _scores(page: Page) -> str:
+    return f"## More scores\n\n{page.markdown('scores')}\n{SCORES}\n"
 
 
-def _classes(ladder: Ladder) -> str:
-    table = tables.classes(ladder).markdown()
-    if len(ladder.workload.values["data"]["classes"]) > 40:
+def _classes(page: Page) -> str:
+    table = page.markdown("classes")
+    if len(page.ladder.workload.values["data"]["classes"]) > 40:
         table = f"<details><summary>All classes</summary>\n\n{table}\n</details>\n"
     note = "Points at the last evaluation, mean over seeds; – : the class never occurs."
     return f"## IoU by class\n\n{table}\n{note}\n"
 
 
-def _machine(ladder: Ladder) -> str:
-    return f"## Machine\n\n{tables.machine(ladder).markdown()}"
-
-
-def _provenance(ladder: Ladder, target: float | None) -> str:
+def _provenance(page: Page) -> str:
+    ladder = page.ladder
     commands: dict[str, list[str]] = {}
     for rung in ladder.all:
         for run in rung.runs:
             command = run.record["command"] or "not recorded"
             commands.setdefault(command, []).append(_named(rung, run.record["seed"]))
-    text = f"## Provenance\n\n{tables.provenance(ladder).markdown()}\n"
+    text = f"## Provenance\n\n{page.markdown('provenance')}\n"
     text += f"Workload `{ladder.workload.name}`, fingerprint {ladder.workload.fingerprint}. "
     text += "The commands that made the numbers:\n"
     for command, names in commands.items():
         text += f"\n```\n{command}\n```\n\nmade {_counted(ladder, names)}.\n"
-    again = "segbench report" + ("" if target is None else f" --target {target:g}")
-    return text + f"\nThis page: `{again}`, with `--results` naming the folder of these records.\n"
+    again = "segbench report" + (f" --target {page.goal:g}" if page.given else "")
+    return text + (
+        f"\nThis page: `{again}`, with `--results` naming the folder of these records. Each table lies "
+        "beside it in `tables/` as CSV, one with a row a run among them, and all are in `report.json`: times "
+        "in seconds, what is unknown empty or null.\n"
+    )
 
 
 def _named(rung: Rung, seed: int) -> str:

@@ -500,7 +500,8 @@ class _Training:
     def __init__(self, look: Run, lock: Lock | None, context: ForkServerContext, trainer: str) -> None:
         self.look, self._lock, job = look, lock, look.job
         self._meeting = tempfile.TemporaryDirectory(prefix="segbench-")
-        seats = on_this_machine(job.seat.devices, Path(self._meeting.name))
+        self._mailbox = _mailbox(job, context)  # is gone with the last who holds it
+        seats = on_this_machine(job.seat.devices, Path(self._meeting.name), self._mailbox)
         if job.seat.launched:  # the others start theirs
             seats = [job.seat.at("/".join(map(str, job.key)))]
         self.processes: list[ForkServerProcess] = []
@@ -581,6 +582,15 @@ class _Training:
             return Outcome(self.look.job, "failed", None, error.message, error.hint)
         finally:
             self.close()
+
+
+def _mailbox(job: Job, context: ForkServerContext) -> Any:
+    """What the processes of a run talk through that are processors of this machine; None for others."""
+    if job.device != "cpu" or job.seat.devices == 1 or job.seat.launched:
+        return None
+    from bench.mailbox import Mailbox  # numpy, which nothing else here needs
+
+    return Mailbox(context, job.seat.devices)
 
 
 def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display) -> _Training | Outcome:

@@ -10,8 +10,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import BenchError
+
+if TYPE_CHECKING:
+    from bench.mailbox import Mailbox  # numpy, which the command line does without
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -21,6 +25,7 @@ class Seat:
     """Process `rank` of `devices`, `local_rank` of the `local_devices` on its own machine.
 
     `meeting`: the path of a file that is not there yet, or HOST:PORT/KEY of a store that all reach.
+    `mailbox`: what processors of one machine talk through, if they were started with one.
     `launched`: by torchrun, so that no process here starts another's.
     """
 
@@ -29,6 +34,7 @@ class Seat:
     local_rank: int = 0
     local_devices: int = 1
     meeting: str = ""
+    mailbox: Mailbox | None = None
     launched: bool = False
 
     def at(self, key: str) -> Seat:
@@ -39,10 +45,10 @@ class Seat:
 ALONE = Seat()
 
 
-def on_this_machine(devices: int, folder: Path) -> list[Seat]:
+def on_this_machine(devices: int, folder: Path, mailbox: Mailbox | None = None) -> list[Seat]:
     """The seats of so many processes that meet in `folder`."""
     meeting = str(folder / "meeting")
-    return [Seat(rank, devices, rank, devices, meeting) for rank in range(devices)]
+    return [Seat(rank, devices, rank, devices, meeting, mailbox) for rank in range(devices)]
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Seat | None:

@@ -9,7 +9,7 @@ An effect that cannot be judged is never a verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -21,6 +21,9 @@ FEWEST = 3  # seeds below which there is no verdict
 MARGIN = 0.5  # points of mIoU within which two rungs count as the same
 TOLERANCE = 0.02  # relative difference of speed within which two rungs count as the same
 UNEVEN = 0.01  # p of Bartlett's test below which a pooled deviation needs a warning
+
+
+Pair = tuple[Sequence[float], Sequence[float]]  # the groups of a contrast
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Spread:
 class Contrast:
     """Mean of one group less that of another (or, from `ratios` and `speedups`, divided by it).
 
-    `low`, `high`: the interval; `smallest`: the effect found four times in five. With `verdict` None the
-    three are None too and `reason` says why.
+    `low`, `high`: the interval; `smallest`: the effect found four times in five; `chance`: p, where it is
+    asked for. With `verdict` None they are None too and `reason` says why.
     """
 
     delta: float
@@ -47,6 +50,7 @@ class Contrast:
     verdict: str | None = None
     smallest: float | None = None
     reason: str = ""
+    chance: float | None = None
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -79,38 +83,60 @@ def _bartlett(known: Sequence[tuple[int, float]], variance: float, freedom: int)
 
 
 def differences(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, margin: float = MARGIN
+    pairs: Sequence[Pair], spread: Spread, margin: float = MARGIN, kept: Collection[int] = ()
 ) -> list[Contrast]:
     """Mean of the first group of each pair less that of the second, as one family.
 
     Verdict: `better` or `worse` where the interval leaves 0 out, `same` where it lies within ± `margin`,
     else `cannot tell`. None where a group has fewer than FEWEST values or nothing is known of the spread.
+    `kept`: numbers of the pairs of which only a loss matters, judged as by `shortfalls`.
     """
-    return [_judge(contrast, margin) for contrast in _contrasts(pairs, spread)]
+    gaps = [_beyond(-margin) if i in kept else abs for i in range(len(pairs))]
+    return [
+        _kept(contrast, margin) if i in kept else _judge(contrast, margin)
+        for i, contrast in enumerate(_contrasts(pairs, spread, gaps))
+    ]
 
 
-def ratios(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, tolerance: float = TOLERANCE
-) -> list[Contrast]:
+def shortfalls(pairs: Sequence[Pair], spread: Spread, margin: float = MARGIN) -> list[Contrast]:
+    """Mean of the first group of each pair less that of the second, where only a loss matters.
+
+    Verdict: `worse` where the whole interval lies below -`margin`, `not worse` where it lies above, else
+    `cannot tell`; Holm's steps test against -`margin`. `smallest`: the difference, below -`margin`, that
+    would have been found worse.
+    """
+    return differences(pairs, spread, margin, kept=range(len(pairs)))
+
+
+def ratios(pairs: Sequence[Pair], spread: Spread, tolerance: float = TOLERANCE) -> list[Contrast]:
     """Geometric mean of the first group of each pair over that of the second, for times: less is faster.
 
     `spread` is that of the logarithms. Verdict: `faster` where the whole interval lies below 1 - `tolerance`,
-    `slower` where it lies above the reciprocal, `same` where it lies between, else `cannot tell`.
-    `smallest`: the ratio, below 1, that would have been found.
+    `slower` where it lies above the reciprocal (a pair turned round has the mirrored verdict), `same` where
+    it lies between, else `cannot tell`. `smallest`: the ratio, below 1, that would have been found.
+    Holm's steps test against these bounds, not against 1: the chance that any rung within the tolerance is
+    called faster or slower stays below ALPHA, however many others are slower.
     """
-    logs = [([math.log(a) for a in first], [math.log(b) for b in second]) for first, second in pairs]
-    found = []
-    for contrast in _contrasts(logs, spread):
-        ratio = replace(contrast, delta=math.exp(contrast.delta))
-        if contrast.low is not None and contrast.high is not None and contrast.smallest is not None:
-            low, high = math.exp(contrast.low), math.exp(contrast.high)
-            least = (1 - tolerance) * math.exp(-contrast.smallest)
-            ratio = replace(ratio, low=low, high=high, smallest=least, verdict=_pace(low, high, tolerance))
-        found.append(ratio)
-    return found
+    return [
+        replace(found, verdict=_pace(found.low, found.high, tolerance))
+        if found.low is not None and found.high is not None
+        else found
+        for found in _quotients(pairs, spread, tolerance)
+    ]
+
+
+def speedups(pairs: Sequence[Pair], spread: Spread, tolerance: float = TOLERANCE) -> list[Contrast]:
+    """As `ratios`, for speeds: less is slower."""
+    return [
+        replace(found, verdict=_pace(1 / found.high, 1 / found.low, tolerance))
+        if found.low is not None and found.high is not None
+        else found
+        for found in _quotients(pairs, spread, tolerance)
+    ]
 
 
 def _pace(low: float, high: float, tolerance: float) -> str:
+    """The verdict on a ratio of times."""
     fast = 1 - tolerance
     if high < fast:
         return "faster"
@@ -119,27 +145,17 @@ def _pace(low: float, high: float, tolerance: float) -> str:
     return "same" if low > fast and high < 1 / fast else "cannot tell"
 
 
-def speedups(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, tolerance: float = TOLERANCE
-) -> list[Contrast]:
-    """Geometric mean of the first group of each pair over that of the second, for speeds: less is slower.
-
-    `spread` is that of the logarithms. Verdict: `slower` where the whole interval lies below 1 - `tolerance`,
-    `faster` where it lies above the reciprocal (a pair turned round then has the mirrored verdict), `same`
-    where it lies between, else `cannot tell`. `smallest`: the ratio, below 1, that would have been found.
-    Holm's steps test against these bounds, not against 1: the chance that any rung within the tolerance is
-    called slower or faster stays below ALPHA, however many others are slower.
-    """
+def _quotients(pairs: Sequence[Pair], spread: Spread, tolerance: float) -> list[Contrast]:
+    """Ratios and their intervals; no verdicts yet."""
     edge = -math.log(1 - tolerance)
-    logs = [([math.log(a) for a in first], [math.log(b) for b in second]) for first, second in pairs]
+    logs = [(_logarithms(first), _logarithms(second)) for first, second in pairs]
     found = []
-    for contrast in _contrasts(logs, spread, lambda delta: max(0.0, abs(delta) - edge)):
+    for contrast in _contrasts(logs, spread, [_outside(edge)] * len(pairs)):
         ratio = replace(contrast, delta=math.exp(contrast.delta))
         if contrast.low is not None and contrast.high is not None and contrast.smallest is not None:
-            low, high = math.exp(contrast.low), math.exp(contrast.high)
             least = (1 - tolerance) * math.exp(-contrast.smallest)
-            verdict = _pace(1 / high, 1 / low, tolerance)  # of the times, which are the reciprocals
-            ratio = replace(ratio, low=low, high=high, smallest=least, verdict=verdict)
+            low, high = math.exp(contrast.low), math.exp(contrast.high)
+            ratio = replace(ratio, low=low, high=high, smallest=least)
         found.append(ratio)
     return found
 
@@ -164,23 +180,17 @@ def paired(ratios: Sequence[float], tolerance: float = TOLERANCE, alpha: float =
     return Contrast(math.exp(delta), low, high, _pace(1 / high, 1 / low, tolerance), least)
 
 
-def shortfalls(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], spread: Spread, margin: float = MARGIN
-) -> list[Contrast]:
-    """Mean of the first group of each pair less that of the second, where only a loss matters.
+def _logarithms(values: Sequence[float]) -> list[float]:
+    """NaN, of which nothing can be said, for what is no positive number."""
+    return [math.log(value) if value > 0 else math.nan for value in values]
 
-    Verdict: `worse` where the whole interval lies below -`margin`, `not worse` where it lies above, else
-    `cannot tell`; Holm's steps test against -`margin`. `smallest`: the difference, below -`margin`, that
-    would have been found worse.
-    """
-    found = []
-    for contrast in _contrasts(pairs, spread, lambda delta: abs(delta + margin)):
-        low, high, smallest = contrast.low, contrast.high, contrast.smallest
-        if low is not None and high is not None and smallest is not None:
-            verdict = "worse" if high < -margin else "not worse" if low > -margin else "cannot tell"
-            contrast = replace(contrast, smallest=-margin - smallest, verdict=verdict)
-        found.append(contrast)
-    return found
+
+def _outside(edge: float) -> Callable[[float], float]:
+    return lambda delta: max(0.0, abs(delta) - edge)
+
+
+def _beyond(bound: float) -> Callable[[float], float]:
+    return lambda delta: abs(delta - bound)
 
 
 def _judge(contrast: Contrast, margin: float) -> Contrast:
@@ -196,17 +206,25 @@ def _judge(contrast: Contrast, margin: float) -> Contrast:
     return replace(contrast, verdict=verdict)
 
 
+def _kept(contrast: Contrast, margin: float) -> Contrast:
+    low, high, smallest = contrast.low, contrast.high, contrast.smallest
+    if low is None or high is None or smallest is None:
+        return contrast
+    verdict = "worse" if high < -margin else "not worse" if low > -margin else "cannot tell"
+    return replace(contrast, smallest=-margin - smallest, verdict=verdict)
+
+
 def _contrasts(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]],
-    spread: Spread,
-    gap: Callable[[float], float] = abs,
+    pairs: Sequence[Pair], spread: Spread, gaps: Sequence[Callable[[float], float]]
 ) -> list[Contrast]:
-    """Intervals at the levels of Holm's steps; no verdicts yet. `gap`: how far a difference lies from what
+    """Intervals at the levels of Holm's steps; no verdicts yet. `gaps`: how far a difference lies from what
     the test would refute, 0 for what it would not; `smallest` is such a gap."""
     found = [_plain(first, second, spread) for first, second in pairs]
     tested = [i for i, contrast in enumerate(found) if not contrast.reason]
     errors = {i: spread.std * math.sqrt(1 / len(pairs[i][0]) + 1 / len(pairs[i][1])) for i in tested}
-    chances = {i: 2 * float(special.stdtr(spread.freedom, -gap(found[i].delta) / errors[i])) for i in tested}
+    chances = {
+        i: 2 * float(special.stdtr(spread.freedom, -gaps[i](found[i].delta) / errors[i])) for i in tested
+    }
     factor = _detectable(spread.freedom, ALPHA / len(tested)) if tested else math.nan
     for i, alpha in _holm(chances).items():
         half = _quantile(1 - alpha / 2, spread.freedom) * errors[i]
@@ -224,12 +242,55 @@ def _plain(first: Sequence[float], second: Sequence[float], spread: Spread) -> C
     if not first or not second:
         return Contrast(math.nan, reason="nothing measured")
     delta = fmean(first) - fmean(second)
-    fewest = min(len(first), len(second))
-    if fewest < FEWEST:
-        return Contrast(delta, reason=f"n = {fewest}")
-    if not spread.std > 0:
-        return Contrast(delta, reason="no spread between seeds")
-    return Contrast(delta)
+    reason = _obstacle(min(len(first), len(second)), spread)
+    return Contrast(delta, reason=reason if math.isfinite(delta) else "not a number")
+
+
+def _obstacle(n: int, spread: Spread) -> str:
+    """Why so many values and such a spread allow no verdict; empty where they do."""
+    if n < FEWEST:
+        return f"n = {n}"
+    return "" if 0 < spread.std < math.inf and spread.freedom > 0 else "no spread between seeds"
+
+
+def attainments(groups: Sequence[Sequence[float]], target: float, spread: Spread) -> list[Contrast]:
+    """Whether the mean of each group reaches `target`: one-sided t tests, as one family.
+
+    `delta`: the mean less `target`; `low`: the lower end of its one-sided interval, `high` infinite;
+    `chance`: p corrected by Holm. Verdict: `reached` where the interval lies above 0, else `not shown`, which
+    is no proof of the contrary. `smallest`: the excess that would have been found.
+    """
+    found = []
+    for group in groups:
+        delta = fmean(group) - target if group else math.nan
+        reason = _obstacle(len(group), spread) if math.isfinite(delta) else "nothing measured"
+        found.append(Contrast(delta, reason=reason))
+    tested = [i for i, contrast in enumerate(found) if not contrast.reason]
+    errors = {i: spread.std / math.sqrt(len(groups[i])) for i in tested}
+    chances = {i: float(special.stdtr(spread.freedom, -found[i].delta / errors[i])) for i in tested}
+    adjusted = _adjusted(chances)
+    factor = _detectable(spread.freedom, 2 * ALPHA / len(tested)) if tested else math.nan
+    for i, alpha in _holm(chances).items():
+        low = found[i].delta - _quantile(1 - alpha, spread.freedom) * errors[i]
+        found[i] = replace(
+            found[i],
+            low=low,
+            high=math.inf,
+            smallest=factor * errors[i],
+            chance=adjusted[i],
+            verdict="reached" if low > 0 else "not shown",
+        )
+    return found
+
+
+def _adjusted(chances: dict[int, float]) -> dict[int, float]:
+    """Each p as Holm corrects it: below ALPHA exactly where its test at Holm's level rejects."""
+    adjusted: dict[int, float] = {}
+    most = 0.0
+    for rank, i in enumerate(sorted(chances, key=lambda i: (chances[i], i))):
+        most = max(most, min(1.0, (len(chances) - rank) * chances[i]))
+        adjusted[i] = most
+    return adjusted
 
 
 def _holm(chances: dict[int, float]) -> dict[int, float]:

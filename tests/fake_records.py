@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,16 @@ def make(
     rungs: tuple[str, ...] = tuple(LEVELS),
     setting: Workload | None = None,
     noise: float = 0.7,
+    gpus: int = 0,
     **fields: Any,
 ) -> None:
-    """Write records of the shipped rungs with these numbers; `fields` go into every run.json."""
+    """Write records of the shipped rungs with these numbers; `fields` go into every run.json. `gpus`: their
+    telemetry is that of so many, and so is the record."""
     setting = setting or workload.load("mini")
     for rung in recipe.ladder():
         if rung.name[:2] in rungs:
             for seed in range(seeds):
-                make_run(results, rung, setting, seed, noise, **fields)
+                make_run(results, rung, setting, seed, noise, gpus, **fields)
 
 
 def altered(setting: Workload, section: str, **values: Any) -> Workload:
@@ -71,13 +74,19 @@ def altered(setting: Workload, section: str, **values: Any) -> Workload:
 
 
 def make_run(
-    results: Path, rung: Recipe, setting: Workload, seed: int, noise: float = 0.7, **fields: Any
+    results: Path,
+    rung: Recipe,
+    setting: Workload,
+    seed: int,
+    noise: float = 0.7,
+    gpus: int = 0,
+    **fields: Any,
 ) -> Path:
     """One finished run; returns its folder."""
     folder = record.run_folder(results, setting.name, rung.name, seed)
     folder.mkdir(parents=True)
     number = int(rung.name[:2])
-    random = np.random.default_rng([number, seed])
+    random = np.random.default_rng([number, seed, zlib.crc32(rung.name.encode())])
     level, seconds = LEVELS[rung.name[:2]]
     level += noise * random.standard_normal()
     seconds *= math.exp(0.02 * random.standard_normal())
@@ -92,6 +101,7 @@ def make_run(
     run = record.blank(
         **{
             **MACHINE,
+            **(_gpu_fields(gpus, batch) if gpus else {}),
             "protocol": values["evaluation"]["protocol"],
             "workload": setting.name,
             "recipe": rung.name,
@@ -104,7 +114,7 @@ def make_run(
             "git_dirty": False,
             "command": "segbench run --recipe all --seeds 3",
             "status": "finished",
-            "unmeasured": dict(NO_GPU),
+            "unmeasured": {} if gpus else dict(NO_GPU),
             "steps": steps,
             "steps_done": steps,
             "batch_size": batch,
@@ -141,7 +151,8 @@ def make_run(
     record.write_evals(folder, rows)
     (folder / "recipe.toml").write_text(recipe.dump(rung), encoding="utf-8")
     (folder / "workload.toml").write_text(workload.dump(setting), encoding="utf-8")
-    _sense(folder, random, rows)
+    _sense(folder, random, rows, gpus)
+    _confuse(folder / "confusion.csv", random, list(values["data"]["classes"]))
     if seed == 0:
         _picture(folder / "samples", number + 1, len(values["data"]["classes"]))
     return folder
@@ -176,16 +187,42 @@ def _evaluate(
     return rows
 
 
-def _sense(folder: Path, random: np.random.Generator, rows: list[dict[str, Any]]) -> None:
+def _gpu_fields(gpus: int, batch: int) -> dict[str, Any]:
+    return {
+        "device": "cuda",
+        "device_count": gpus,
+        "gpu": "An Imaginary GPU",
+        "gpu_busy_pct": 91.0,
+        "gpu_memory_peak_mib": 9000.0 + 40 * batch,
+        "gpu_power_w": 330.0 * gpus,
+        "gpu_energy_kj": 4.9 * gpus,
+        "gpu_throttled_s": 0.0,
+    }
+
+
+def _sense(folder: Path, random: np.random.Generator, rows: list[dict[str, Any]], gpus: int) -> None:
     wall = rows[-1]["wall_s"]
     with (folder / "telemetry.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        out.writerow(["t", "phase", "device", "busy_pct", "memory_mib"])
+        out.writerow(["t", "phase", "device", "busy_pct", "memory_mib", "power_w"])
         for t in np.arange(0.1, wall, 0.25):
             near = any(0 <= row["wall_s"] - t < 0.25 for row in rows)
             phase = "setup" if t < 0.8 else "eval" if near else "train"
             busy = {"setup": 30.0, "eval": 55.0, "train": 94.0}[phase] + 4 * random.random()
-            out.writerow([f"{t:.2f}", phase, "cpu", f"{busy:.1f}", "610"])
+            out.writerow([f"{t:.2f}", phase, "cpu", f"{busy:.1f}", "610", ""])
+            for number in range(gpus):
+                row = [f"{busy - number:.1f}", str(9000 + 100 * number), f"{3.3 * busy:.1f}"]
+                out.writerow([f"{t:.2f}", phase, f"gpu{number}", *row])
+
+
+def _confuse(path: Path, random: np.random.Generator, names: list[str]) -> None:
+    pixels = random.integers(0, 40, (len(names), len(names))) + np.diag(
+        random.integers(100, 9000, len(names))
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["label", *names])
+        out.writerows([name, *counts] for name, counts in zip(names, pixels.tolist(), strict=True))
 
 
 def _picture(folder: Path, shift: int, count: int) -> None:

@@ -195,6 +195,18 @@ def test_the_json_has_every_number_and_null_for_what_is_unknown() -> None:
     assert (unjudged["ratio"], unjudged["verdict"], unjudged["reason"]) == (None, None, "why")
 
 
+def test_ladders_are_tables_of_their_own() -> None:
+    speed = Family("images_per_s", 0.02, (SAME,), SPREAD)
+    found = comparison(families=tuple(replace(speed, ladder=name) for name in ("camvid", "mini")))
+    assert "### Throughput, img/s: camvid" in bulletin.markdown(found)
+    assert json.loads(bulletin.to_json(found))["tables"].keys() == {
+        "images_per_s camvid",
+        "images_per_s mini",
+    }
+    said, _ = bulletin.conclude(found)
+    assert said == "No regression was found: throughput of camvid 1 SAME; throughput of mini 1 SAME"
+
+
 def test_an_unknown_spread_is_null() -> None:
     family = Family("images_per_s", 0.02, (), stats.Spread(float("nan"), 0, False))
     left = (LeftOut("results", ".", "there is no folder new"),)

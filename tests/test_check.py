@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,50 @@ def test_the_deviation_is_pooled_over_all_groups_of_both_sides(sides: tuple[Path
     ]
     assert family.spread.freedom == 12
     assert family.spread.std == pytest.approx(stats.pool(logs).std)
+
+
+@pytest.fixture
+def beside(sides: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The same records, and beside them those of another workload, whose speeds scatter by a third."""
+    random = np.random.default_rng(3)
+    for side in sides:
+        for seed in range(3):
+            folder = fake_records.make_run(side, LADDER["00"], workload.load("camvid"), seed)
+            pace(folder, 400.0 * math.exp(0.3 * random.standard_normal()))
+    return sides
+
+
+def test_each_ladder_has_its_own_spread_and_its_own_family(
+    sides: tuple[Path, Path], beside: tuple[Path, Path]
+) -> None:
+    slow(sides[1], "03", 1.1)
+    camvid, mini = check.compare(*beside, convergence=True).families[:2]
+    assert (camvid.field, camvid.ladder, len(camvid.rungs)) == ("images_per_s", "camvid", 1)
+    assert (mini.field, mini.ladder, len(mini.rungs)) == ("images_per_s", "mini", 3)
+    for side in sides:
+        shutil.rmtree(side / "camvid")
+    alone = check.compare(*sides).families[0]
+    assert mini == replace(alone, ladder="mini")
+    assert [rung.contrast.verdict for rung in mini.rungs].count("slower") == 1
+    assert camvid.spread.freedom == 4
+
+
+def test_a_ladder_that_cannot_be_judged_leaves_the_code_to_the_others(beside: tuple[Path, Path]) -> None:
+    shutil.rmtree(beside[1] / "camvid")
+    found = check.compare(*beside)
+    assert [family.blind for family in found.families] == [True, False]
+    assert found.code == 0
+
+
+def test_protocols_of_one_workload_are_ladders_of_their_own(sides: tuple[Path, Path]) -> None:
+    native = fake_records.altered(workload.load("mini"), "evaluation", protocol="native")
+    for side in sides:
+        for seed in range(3):
+            folder = fake_records.make_run(side / "native", LADDER["00"], native, seed)
+            pace(folder, record.read(folder)["train_s"] * (1.001 if side == sides[1] else 1.0))
+    found = check.compare(*sides)
+    assert [family.ladder for family in found.families] == ["mini (native)", "mini (squash)"]
+    assert [len(family.rungs) for family in found.families] == [1, 3]
 
 
 def test_strict_does_not_let_a_doubt_pass(sides: tuple[Path, Path]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -616,3 +617,20 @@ def test_an_interrupted_prepare_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
     assert done.stderr.endswith(
         "What is done stays; this goes on with it:\n  segbench prepare camvid SegNet 'my data'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        ([("interrupted", None)], ". What was trained is saved; this goes on with it"),
+        (
+            [("finished", None), ("interrupted", "early")],
+            ". What else was trained is saved; this goes on with it",
+        ),
+        ([("interrupted", "early")], " before anything was saved; this begins again"),
+        ([], " before anything was saved; this begins again"),
+    ],
+)
+def test_an_interruption_says_what_it_left(outcomes: list[tuple[str, str | None]], words: str) -> None:
+    made = [SimpleNamespace(status=status, error=error) for status, error in outcomes]
+    assert cli._saved(made) == words  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,28 +20,34 @@ from bench import batchnorm, recipe, scenes, source, workload
 from bench.batches import Batch
 from bench.group import Group, joined
 from bench.learner import Learner
+from bench.mailbox import ROOM, Mailbox
 from bench.model import DeepLab
 from bench.optim import learning_rate
-from bench.seat import on_this_machine
+from bench.seat import Seat, on_this_machine
 
 CPU = torch.device("cpu")
 STEPS = 50
 
 
-def together(devices: int, work: Callable[..., Any], *about: Any) -> list[Any]:
-    """What `work(group, *about)` gives on each of so many processes, in the order of ranks."""
+def together(devices: int, work: Callable[..., Any], *about: Any, apart: bool = False) -> list[Any]:
+    """What `work(group, *about)` gives on each of so many processes, in the order of ranks; `apart`: they
+    have no mailbox, as if on several machines."""
     with tempfile.TemporaryDirectory() as folder:
         if devices == 1:
             return [work(Group(), *about)]
+        mailbox = None if apart else Mailbox(multiprocessing.get_context("fork"), devices)
+        seats = on_this_machine(devices, Path(folder), mailbox)
         torch.multiprocessing.start_processes(
-            _member, (devices, folder, work, about), nprocs=devices, start_method="fork"
+            _member, (seats, folder, work, about), nprocs=devices, start_method="fork"
         )
         return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(devices)]
 
 
-def _member(rank: int, devices: int, folder: str, work: Callable[..., Any], about: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, seats: list[Seat], folder: str, work: Callable[..., Any], about: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
-    with joined(on_this_machine(devices, Path(folder))[rank], CPU) as group:
+    with joined(seats[rank], CPU) as group:
         torch.save(work(group, *about), f"{folder}/{rank}")
 
 
@@ -64,10 +71,14 @@ def _talk(group: Group) -> tuple[Any, ...]:
     )
 
 
+APART = pytest.mark.parametrize("apart", [False, True], ids=["mailbox", "apart"])
+
+
+@APART
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_every_device_has_its_part_and_hears_of_all(devices: int) -> None:
+def test_every_device_has_its_part_and_hears_of_all(devices: int, apart: bool) -> None:
     total = devices * (devices + 1) / 2
-    for rank, said in enumerate(together(devices, _talk)):
+    for rank, said in enumerate(together(devices, _talk, apart=apart)):
         each = 8 // devices
         assert said == (
             rank == 0,
@@ -77,6 +88,33 @@ def test_every_device_has_its_part_and_hears_of_all(devices: int) -> None:
             [f"device {other}" for other in range(devices)],
             rank + 1.0,
         )
+
+
+def _talk_much(group: Group) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """A matrix, a layer's gradients and its buffers, each too large for a mailbox at once."""
+    large = torch.arange(ROOM, dtype=torch.float32).view(2, -1) * (group.rank + 1)
+    layer = nn.Conv2d(40, 60, 7)
+    layer.weight.grad = torch.full_like(layer.weight, group.rank).to(memory_format=torch.channels_last)
+    layer.weight.grad[:, 3] += torch.arange(60)[:, None, None]
+    layer.register_buffer("big", torch.full((ROOM,), group.rank + 5.0))
+    layer.register_buffer("count", torch.tensor(group.rank + 9))
+    shared = group.wrap(nn.Linear(1, 1), CPU)
+    if isinstance(shared, nn.Linear):  # else the backward pass does it
+        group.average(layer)
+    group.hand_on_statistics(layer)
+    assert layer.weight.grad is not None
+    return group.total(large), layer.weight.grad.clone(), [each.clone() for each in layer.buffers()]
+
+
+@APART
+def test_what_fits_into_no_mailbox_arrives_all_the_same(apart: bool) -> None:
+    for rank, (total, grad, buffers) in enumerate(together(3, _talk_much, apart=apart)):
+        assert torch.equal(total, torch.arange(ROOM, dtype=torch.float32).view(2, -1) * 6)
+        expected = torch.full((60, 40, 7, 7), 1.0 if not apart else float(rank))
+        expected[:, 3] += torch.arange(60)[:, None, None]
+        torch.testing.assert_close(grad, expected)
+        assert torch.equal(buffers[0], torch.full((ROOM,), 5.0))
+        assert buffers[1] == 9
 
 
 # Batch norm
@@ -116,6 +154,7 @@ def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -
         net.zero_grad()
         out = shared(part)
         (out - targets[mine]).square().mean().backward()
+        group.average(net)
     assert part.grad is not None
     return Passed(
         out.detach(),
@@ -127,12 +166,13 @@ def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -
 
 @pytest.mark.parametrize("shift", [0.0, 1e4], ids=["centred", "far off"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@APART
 @pytest.mark.parametrize("devices", [2, 4])
 def test_batch_norm_over_devices_equals_one_process_with_the_whole_batch(
-    devices: int, layout: torch.memory_format, shift: float
+    devices: int, layout: torch.memory_format, shift: float, apart: bool
 ) -> None:
     whole = _pass(Group(), 8, layout, shift)
-    parts = together(devices, _pass, 8, layout, shift)
+    parts = together(devices, _pass, 8, layout, shift, apart=apart)
     close: Any = {"rtol": 1e-10, "atol": 1e-10 * max(1.0, shift)}
     torch.testing.assert_close(torch.cat([part.out for part in parts]), whole.out, **close)
     torch.testing.assert_close(torch.cat([part.image_grad for part in parts]), whole.image_grad, **close)
@@ -215,12 +255,13 @@ def alone(pictures: Path) -> dict[str, Trained]:
 RUNGS = {"00": STEPS, "07": 8}  # a step of rung 07 has eight times the images
 
 
-@pytest.mark.parametrize(("devices", "workers"), [(2, 1), (4, 3)])
+@pytest.mark.parametrize(("devices", "workers", "apart"), [(2, 1, False), (2, 1, True), (4, 3, False)])
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_run_is_the_same_on_any_number_of_devices_and_workers(
-    pictures: Path, alone: dict[str, Trained], rung: str, devices: int, workers: int
+    pictures: Path, alone: dict[str, Trained], rung: str, devices: int, workers: int, apart: bool
 ) -> None:
-    whole, parts = alone[rung], together(devices, _train, pictures, rung, workers, True, RUNGS[rung])
+    about = (pictures, rung, workers, True, RUNGS[rung])
+    whole, parts = alone[rung], together(devices, _train, *about, apart=apart)
     for part in parts:
         assert part.losses == parts[0].losses  # to the bit, so that all decide alike
         assert part.losses == pytest.approx(whole.losses, rel=0, abs=1e-10)

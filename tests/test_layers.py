@@ -18,11 +18,12 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = """
     | __main__ cli
     train artifacts probe \
-        | report bulletin against check figures tables runner progress doctor prepare duel revision
+        | report figures curves mistakes gallery timelines labels ink tables arrival contrasts ladder \
+        bulletin sheet against check runner progress doctor prepare duel revision
     source learner batchnorm group noise evaluate steps batches replicas transform pretrained model optim \
         checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams
-    | soundness workload recipe settings assets record stats clock seat
+    | soundness workload recipe settings assets record stats clock seat mailbox
     | __init__
 """
 # `bench.load` is the public door to `record`, opened when somebody knocks.

@@ -72,5 +72,6 @@ def test_the_committed_reports_are_those_of_the_records(tmp_path: Path) -> None:
         assert {path.name for path in page.parent.iterdir()} == {
             Path(line).name for line in listed.stdout.split()
         }
-        committed = subprocess.run(["git", "show", f"HEAD:reports/{name}/report.md"], **GIT)
-        assert page.read_text(encoding="utf-8") == committed.stdout
+        for each in ("report.md", "report.json", "tables/quality.csv"):
+            committed = subprocess.run(["git", "show", f"HEAD:reports/{name}/{each}"], **GIT)
+            assert (page.parent / each).read_text(encoding="utf-8") == committed.stdout

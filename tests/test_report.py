@@ -25,9 +25,14 @@ def page(results: Path, target: float | None = None) -> str:
 
 
 def row(text: str, start: str, nth: int = 0) -> list[str]:
-    """The cells of the nth table row that begins with `start`."""
-    rows = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    """The cells of the nth table row that begins with `start`, those of the verdicts not counted."""
+    rows = [line for line in below(text).splitlines() if line.startswith(f"| {start}")]
     return [cell.strip() for cell in rows[nth].strip("|").split(" | ")]
+
+
+def below(text: str) -> str:
+    """The page from its second table on."""
+    return text.partition("## The ladder: ")[2] or text
 
 
 def change(folder: Path, **fields: object) -> None:
@@ -40,9 +45,10 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
         fake_records.make(tmp_path / name / "results", rungs=("00", "03", "04"))
         report.write(tmp_path / name / "results", tmp_path / name / "reports")
     first, second = (
-        {p.name: p.read_bytes() for p in (tmp_path / n / "reports/mini").iterdir()} for n in ("one", "two")
+        {p.name: p.read_bytes() for p in (tmp_path / n / "reports/mini").glob("**/*.*")}
+        for n in ("one", "two")
     )
-    assert len(first) > 5
+    assert {"report.md", "report.json", "quality.csv", "miou-epoch.png"} <= first.keys()
     assert first == second
 
 
@@ -51,17 +57,19 @@ def test_the_cumulative_table_comes_first_and_has_a_row_a_rung(tmp_path: Path) -
     fake_records.make(tmp_path / "results")
     text = page(tmp_path / "results")
     assert (
-        text.index("## The ladder: quality")
+        text.index("## Verdicts")
+        < text.index("## The ladder: quality")
         < text.index("## The blog's table")
         < text.index("## IoU by class")
     )
     names = [
         line.split()[1]
-        for line in text.split("## The ladder: time")[0].splitlines()
+        for line in below(text).split("## The ladder: time")[0].splitlines()
         if line.startswith("| 0")
     ]
     assert names == [known.name for known in recipe.ladder()]
-    assert text.index("| 07-no-sync-bn") < text.index("not adopted") < text.index("| 08-batch-256")
+    rest = below(text)
+    assert rest.index("| 07-no-sync-bn") < rest.index("not adopted") < rest.index("| 08-batch-256")
     assert "(n = 3)" in row(text, "04-batch-32")[2]
     assert row(text, "04-batch-32")[1] == "lr 0.01 → 0.02, batch_size 16 → 32"
 
@@ -149,10 +157,18 @@ def test_published_figures_are_those_of_the_sources() -> None:
         for name in ("ade20k", "ade20k-native")
     )
     assert blog["rungs"] == {
-        "00-mmseg-baseline": {"miou": 44.17, "std": 0.17, "hours": 6.385},
+        "00-mmseg-baseline": {"miou": 44.17, "std": 0.17, "hours": 6.385, "images_per_s": 112},
         "01-new-weights": {"miou": 45.01},
-        "07-no-sync-bn": {"miou": 45.56, "hours": 3.5},
+        "04-batch-32": {"speed": "1.3 to 1.4 times rung 03"},
+        "07-no-sync-bn": {
+            "miou": 45.56,
+            "hours": 3.5,
+            "images_per_s": 204,
+            "speed": "+5 % img/s over rung 06",
+        },
     }
+    for told in (blog["rungs"]["00-mmseg-baseline"], blog["rungs"]["07-no-sync-bn"]):
+        assert told["images_per_s"] == round(127 * 20206 / (3600 * told["hours"]))
     assert blog["steps"] == {"01-new-weights": 0.84, "03-cosine": 0.18, "07-no-sync-bn": 0.37}
     assert [each["miou"] for each in blog["others"]] == [45.764, 45.6, 49.15, 49.83]
     assert zoo["rungs"] == {"00-mmseg-baseline": {"miou": 45.47}}
@@ -181,8 +197,9 @@ def test_a_page_about_noise_shows_speeds_and_no_score_at_all(tmp_path: Path) -> 
     for score in ("mIoU", "better", "worse", "## The blog's table", "## IoU by class", "pareto"):
         assert score not in text
     drawn = {path.name for path in (tmp_path / "reports/ade20k-fake").glob("*.png")}
-    assert drawn <= {"phases.png", "device-busy.png"}
-    assert "phases.png" in drawn
+    assert drawn == {"phases.png", "device-busy.png", "memory.png"}
+    numbers = (tmp_path / "reports/ade20k-fake/report.json").read_text()
+    assert "miou" not in numbers.replace('"target_miou": null', "").replace('"final_miou_std": null', "")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -295,10 +312,114 @@ def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
 def test_the_target_can_be_given_and_a_miss_is_no_number(tmp_path: Path) -> None:
     fake_records.make(tmp_path / "results", rungs=("00",), noise=0.0)
     text = page(tmp_path / "results", target=20.0)
-    assert "time to 20 mIoU" in text
-    assert "(3 of 3)" in row(text, "00-mmseg-baseline", 1)[5]
+    assert "## Time to 20 mIoU" in text
+    assert row(text, "00-mmseg-baseline", 2)[1] == "3 of 3"
     assert "segbench report --target 20" in text
-    assert row(page(tmp_path / "results", 99.0), "00-mmseg-baseline", 1)[5] == "not reached (0 of 3)"
+    missed = page(tmp_path / "results", 99.0)
+    assert row(missed, "00-mmseg-baseline", 2)[1:4] == ["0 of 3", "not reached", "not reached"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edited_record_is_named_and_not_averaged(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"))
+    change(tmp_path / "results/mini/01-new-weights/seed-0", final_miou=44.17)
+    change(tmp_path / "results/mini/01-new-weights/seed-1", wall_s=1.0)
+    text = page(tmp_path / "results")
+    assert "(n = 1)" in row(text, "01-new-weights")[2]
+    said = text.split("## Not averaged")[1]
+    assert "- `mini/01-new-weights/seed-0`: its final_miou is 44.17, its last evaluation shows" in said
+    assert "- `mini/01-new-weights/seed-1`: its phases add up to" in said
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_rung_has_a_verdict_in_the_first_table(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", noise=0.05)
+    text = page(tmp_path / "results").split("## Verdicts")[1]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert head[:5] == ["rung", "seeds", "against", "Δ mIoU, points", "time to train"]
+    table = {row[0].split()[0]: dict(zip(head, row, strict=True)) for row in rows[:9]}
+    assert "**better**" in table["01-new-weights"]["Δ mIoU, points"]
+    assert "**worse**" in table["06-batch-128"]["Δ mIoU, points"]
+    assert "**faster**" in table["04-batch-32"]["time to train"]
+    assert table["01-new-weights"]["final mean above it"].startswith("**yes** (p ")
+    assert table["08-batch-256"]["final mean above it"].startswith("not shown (p = 1.00)")
+    assert "08-batch-256 (not adopted)" in {row[0] for row in rows}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_table_is_a_csv_and_all_are_one_json(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"))
+    change(tmp_path / "results/mini/00-mmseg-baseline/seed-0", status="failed", error="no memory")
+    page(tmp_path / "results")
+    said = json.loads((tmp_path / "reports/mini/report.json").read_text())
+    files = {path.stem for path in (tmp_path / "reports/mini/tables").iterdir()}
+    assert files == said["tables"].keys()
+    assert files == set(report.SHEETS) - {"published-elsewhere"}
+    first, second = said["tables"]["quality"]
+    runs = record.load(tmp_path / "results")
+    known = runs[(runs.recipe == "01-new-weights") & (runs.status == "finished")]
+    assert second["final_miou_mean"] == pytest.approx(known.final_miou.mean())
+    assert second["miou_to_predecessor_against"] == "00-mmseg-baseline"
+    assert second["miou_to_predecessor_reason"] == "n = 2"
+    assert second["miou_to_predecessor_verdict"] is None
+    assert first["miou_to_base"] is None
+    assert len(said["tables"]["runs"]) == 5
+    assert said["not_averaged"] == [{"run": "mini/00-mmseg-baseline/seed-0", "why": "failed: no memory"}]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_table_that_other_records_left_is_gone(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    stale = tmp_path / "reports/mini/tables/published-elsewhere.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier report")
+    page(tmp_path / "results")
+    assert not stale.exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_systems_rung_is_judged_by_what_it_loses(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("06", "07"), noise=0.01)
+    fast = systems_rung(tmp_path)
+    for seed in range(3):
+        fake_records.make_run(tmp_path / "results", fast, workload.load("mini"), seed, noise=0.01)
+    text = page(tmp_path / "results")
+    assert row(text, "07-tensor-layout")[1] == "channels_last unset → on"
+    assert "not worse" in row(text, "07-tensor-layout")[3]
+    assert "not worse (systems rung)" in text.split("## The ladder: quality")[0]
+    assert row(text, "07-tensor-layout", 2)[4] == "– (systems rung)"
+    assert "judged by non-inferiority" in text
+    said = json.loads((tmp_path / "reports/mini/report.json").read_text())["tables"]["quality"]
+    kept = {each["rung"]: each["miou_to_predecessor_non_inferiority"] for each in said}
+    assert kept == {"06-batch-128": None, "07-no-sync-bn": False, "07-tensor-layout": True}
+
+
+def systems_rung(folder: Path) -> recipe.Recipe:
+    path = folder / "07-tensor-layout.toml"
+    path.write_text('extends = "07-no-sync-bn"\ntitle = "layout"\n[system]\nchannels_last = true\n')
+    return recipe.load(path)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_published_speeds_stand_in_a_column_that_says_so(tmp_path: Path) -> None:
+    ade = replace(workload.load("mini"), name="ade20k")
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00", "04", "07"), setting=ade)
+    text = page(tmp_path / "results")
+    head = row(text, "rung", 1)
+    assert (head[0], head[6]) == ("rung", "published, not measured here")
+    assert row(text, "00-mmseg-baseline", 1)[6] == "6.385 h, 112 img/s (from the hours)"
+    assert row(text, "04-batch-32", 1)[6] == "1.3 to 1.4 times rung 03"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_step_over_rungs_that_were_not_measured_says_what_it_spans(tmp_path: Path) -> None:
+    ade = replace(workload.load("mini"), name="ade20k")
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00", "01", "07"), setting=ade)
+    text = page(tmp_path / "results").split("## The blog's table")[1]
+    cells = row(text, "02 to 07")
+    assert cells[0] == "02 to 07 together, against 01"
+    assert cells[-1] == "–", "the published step is another"
+    assert row(text, "01 new weights")[-1] == "+0.84"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats as reference
 
 from bench import stats
+from benchmarks import verdicts
 
 FLAT = stats.Spread(0.2, 16, False)
 
@@ -110,40 +112,110 @@ def test_an_interval_leaves_zero_out_exactly_where_holm_rejects(seed: int) -> No
         assert (p < 0.05) == (contrast.verdict in ("better", "worse"))
 
 
-@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("n", [3, 5, 10])
 def test_the_interval_of_a_single_contrast_covers_the_truth_95_times_in_100(n: int) -> None:
     random = np.random.default_rng(n)
-    hits, times = 0, 2000
-    for _ in range(times):
-        groups = draw(random, [0.0, 1.0], n)
-        (contrast,) = stats.differences(neighbours(groups), stats.pool(groups))
-        assert contrast.low is not None
-        assert contrast.high is not None
-        hits += contrast.low < 1.0 < contrast.high
-    assert 0.93 <= hits / times <= 0.97
+    assert 0.93 <= verdicts.coverage(random, 2000, n, verdicts.normal) <= 0.97
+    print(f"skewed draws, n = {n}: {verdicts.coverage(random, 1000, n, verdicts.skewed):.3f}")
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_a_mean_at_the_target_is_rarely_called_reached(n: int) -> None:
+    random = np.random.default_rng(n)
+    assert 0.93 <= verdicts.one_sided_coverage(random, 2000, n, verdicts.normal) <= 0.97
 
 
 def test_a_ladder_of_equal_rungs_rarely_gets_a_false_verdict() -> None:
     random = np.random.default_rng(2)
-    wrong, times = 0, 800
-    for _ in range(times):
-        groups = draw(random, [40.0] * 7)
-        found = stats.differences(everything(groups), stats.pool(groups))
-        wrong += any(contrast.verdict in ("better", "worse") for contrast in found)
-    assert wrong / times <= 0.05
+    assert verdicts.false_verdicts(random, 800, [1.0] * 7) <= 0.05
+    print(f"deviations 1 and 2 in turns: {verdicts.false_verdicts(random, 800, [1, 2] * 3 + [1]):.3f}")
+
+
+def test_times_at_the_edge_are_rarely_called_slower_whatever_their_n() -> None:
+    random = np.random.default_rng(11)
+    counts = (3, 4, 6, 9, 13, 20, 30, 45, 70)
+    assert verdicts.false_paces(random, 1500, counts, 1 / (1 - stats.TOLERANCE)) <= 0.05
+
+
+@pytest.mark.parametrize("freedom", [2, 4, 16, 100])
+@pytest.mark.parametrize("contrasts", [1, 16])
+def test_the_smallest_effect_has_the_power_it_claims(freedom: int, contrasts: int) -> None:
+    """Known deviation: scipy's noncentral t says how often the first of Holm's steps finds the effect."""
+    found = stats.differences([([0.0] * 3, [0.0] * 3)] * contrasts, stats.Spread(1.0, freedom, False))
+    assert found[0].smallest is not None
+    critical = reference.t.isf(0.025 / contrasts, freedom)
+    assert reference.nct.sf(critical, freedom, found[0].smallest / math.sqrt(2 / 3)) >= 0.8 - 1e-9
 
 
 def test_the_smallest_effect_is_found_four_times_in_five() -> None:
     random = np.random.default_rng(3)
-    known = stats.Spread(1.0, 16, False)
-    (contrast,) = stats.differences([([0.0] * 3, [0.0] * 3)], known)
-    assert contrast.smallest is not None
-    found, times = 0, 800
-    for _ in range(times):
-        groups = draw(random, [contrast.smallest] + [0.0] * 7)
-        (judged,) = stats.differences([(groups[0], groups[1])], stats.pool(groups))
-        found += judged.verdict == "better"
-    assert 0.77 <= found / times <= 0.84
+    assert 0.77 <= verdicts.power(random, 800) <= 0.84
+    low, middle, high = verdicts.power_of_printed(random, 300)
+    print(f"deviation estimated: {low:.2f} to {high:.2f}, median {middle:.2f}")
+    assert low < 0.8 < high
+
+
+@pytest.mark.parametrize("n", range(stats.FEWEST, 11))
+def test_a_tenfold_difference_is_found_at_every_n_that_gives_a_verdict(n: int) -> None:
+    random = np.random.default_rng(n)
+    assert verdicts.tenfold(random, 50, n) == 1.0
+    for _ in range(50):
+        groups = draw(random, [40.0, 4.0], n, std=0.7)
+        assert stats.differences(neighbours(groups), stats.pool(groups))[0].verdict == "worse"
+        assert stats.attainments(groups, 20.0, stats.pool(groups))[0].verdict == "reached"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("judge", [stats.differences, stats.shortfalls, stats.ratios, stats.speedups])
+def test_a_number_that_is_none_gets_no_verdict_and_leaves_the_others_theirs(
+    bad: float, judge: Callable[[list[stats.Pair], stats.Spread], list[stats.Contrast]]
+) -> None:
+    good = [([4.0, 4.1, 4.2], [1.0, 1.1, 1.2]), ([1.0, 1.1, 1.2], [1.0, 1.1, 1.2])]
+    alone = judge(good, FLAT)
+    broken, *others = judge([([bad, 1.0, 2.0], [1.0, 2.0, 3.0]), *good], FLAT)
+    assert broken.verdict is None
+    assert broken.reason
+    assert others == alone
+
+
+@pytest.mark.parametrize("times", [[0.0, 1.0, 2.0], [-1.0, 1.0, 2.0]])
+def test_a_time_that_is_none_gets_no_verdict(times: list[float]) -> None:
+    (contrast,) = stats.ratios([(times, [1.0, 1.1, 1.2])], FLAT)
+    assert contrast.verdict is None
+    assert contrast.reason
+
+
+@pytest.mark.parametrize("spread", [stats.Spread(math.nan, 0, False), stats.Spread(math.inf, 4, False)])
+def test_a_spread_that_is_none_gives_no_verdict(spread: stats.Spread) -> None:
+    group = [1.0, 1.1, 1.2]
+    for judge in (stats.differences, stats.shortfalls, stats.ratios, stats.speedups):
+        assert judge([(group, group)], spread)[0].verdict is None
+    assert stats.attainments([group], 0.0, spread)[0].verdict is None
+
+
+def test_a_mean_against_a_target_is_the_one_sided_t_test() -> None:
+    group = [25.1, 25.9, 26.4]
+    (found,) = stats.attainments([group], 25.0, stats.pool([group]))
+    expected = reference.ttest_1samp(group, 25.0, alternative="greater")
+    assert found.chance == pytest.approx(expected.pvalue)
+    assert found.low == pytest.approx(expected.confidence_interval(0.95).low - 25.0)
+    assert (found.verdict == "reached") == (expected.pvalue < 0.05)
+
+
+def test_several_means_against_a_target_are_one_family() -> None:
+    found = stats.attainments([[26.0] * 3, [25.2] * 3, [24.0] * 3, [30.0] * 2, []], 25.0, FLAT)
+    told = [contrast.verdict for contrast in found]
+    assert told == ["reached", "not shown", "not shown", None, None]
+    assert [contrast.reason for contrast in found[3:]] == ["n = 2", "nothing measured"]
+    p = float(reference.t.sf(0.2 / (0.2 / math.sqrt(3)), 16))
+    assert found[1].chance == pytest.approx(2 * p)
+
+
+def test_pairs_of_which_only_a_loss_matters_are_judged_beside_others() -> None:
+    base = [45.0, 45.0, 45.0]
+    higher, lower = [45.3] * 3, [43.0] * 3
+    found = stats.differences([(higher, base), (higher, base), (lower, base)], FLAT, kept=[1, 2])
+    assert [contrast.verdict for contrast in found] == ["cannot tell", "not worse", "worse"]
 
 
 def test_the_gain_of_the_blogs_new_weights_is_found_nearly_always() -> None:
@@ -266,14 +338,6 @@ def test_a_slowdown_of_10_percent_is_found_at_n_3_and_1_percent_noise(rungs: int
         old, new = speeds(random, [100.0] * rungs), speeds(random, [90.0] + [100.0] * (rungs - 1))
         found += against(new, old)[0].verdict == "slower"
     assert found / times >= 0.99
-
-
-@pytest.mark.parametrize("n", range(stats.FEWEST, 11))
-def test_a_tenfold_slowdown_is_found_at_every_n_that_gives_a_verdict(n: int) -> None:
-    random = np.random.default_rng(n)
-    for _ in range(50):
-        old, new = speeds(random, [100.0], n, noise=0.05), speeds(random, [10.0], n, noise=0.05)
-        assert against(new, old)[0].verdict == "slower"
 
 
 def test_the_smallest_slowdown_is_found_four_times_in_five() -> None:

@@ -1,0 +1,61 @@
+"""Shared memory through which the processes of one machine hand each other small packets.
+
+Batch norm over several devices exchanges a few hundred bytes some fifty times a step, and on a CPU a socket
+takes longer to wake its reader than a layer takes to compute. Here every process writes its packet into a
+slot of its own and posts it to all others, who look for it before they go to sleep.
+
+A process has two slots, used in turn. Nobody can be two rounds ahead of another, since a round ends only when
+all have posted, so a slot is never written while somebody still reads it.
+"""
+
+from __future__ import annotations
+
+import time
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import numpy as np
+
+ROOM = 1 << 18  # bytes of a slot
+LOOK_S = 0.002  # how long to look for the others before going to sleep: they do the same work
+TIMEOUT_S = 600.0  # as long as an evaluation may keep the others busy
+
+Array = np.ndarray[Any, Any]
+
+
+class Mailbox:
+    """Slots and semaphores for so many processes; sent to each while it is started."""
+
+    def __init__(self, context: BaseContext, processes: int) -> None:
+        self._memory = context.RawArray("B", 2 * processes * ROOM)
+        self._posts = [context.Semaphore(0) for _ in range(processes)]  # of each: packets posted to it
+        self._round = 0
+
+    def swap(self, rank: int, packet: Array) -> Array:
+        """(processes, *shape): what all processes say, in the order of ranks; to be read before the next.
+
+        `packet`: what `rank`, this process, says; all say as many bytes. ValueError: more than ROOM.
+        TimeoutError: somebody does not answer.
+        """
+        if packet.nbytes > ROOM:
+            raise ValueError(f"a packet of {packet.nbytes} bytes does not fit into {ROOM}")
+        count = len(self._posts)
+        first, self._round = (self._round % 2) * count * ROOM, self._round + 1
+        strides = ROOM, *packet.strides
+        slots: Array = np.ndarray((count, *packet.shape), packet.dtype, self._memory, first, strides)
+        slots[rank] = packet
+        for other, posts in enumerate(self._posts):
+            if other != rank:
+                posts.release()
+        for _ in range(count - 1):  # of whichever round: who posts the next has had everybody's of this one
+            self._await(rank)
+        return slots
+
+    def _await(self, rank: int) -> None:
+        posts, end = self._posts[rank], time.perf_counter() + LOOK_S
+        while not posts.acquire(block=False):
+            if time.perf_counter() < end:
+                continue
+            if posts.acquire(timeout=TIMEOUT_S):
+                return
+            raise TimeoutError(f"device {rank} has waited {TIMEOUT_S:.0f} s for the others of its run")
