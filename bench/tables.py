@@ -284,7 +284,7 @@ def _pixels(run: Run, names: Sequence[str]) -> Any:
         with (run.folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
         matrix = np.array([[int(count) for count in row[1:]] for row in rows], dtype=np.int64)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError, csv.Error):
         return None
     fits = head[1:] == list(names) and matrix.shape == (len(names), len(names)) and (matrix >= 0).all()
     return matrix if fits else None
