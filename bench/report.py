@@ -399,12 +399,17 @@ def _provenance(page: Page) -> str:
     text += "The commands that made the numbers:\n"
     for command, names in commands.items():
         text += f"\n```\n{command}\n```\n\nmade {_counted(ladder, names)}.\n"
-    again = "segbench report" + (f" --target {page.goal:g}" if page.given else "")
+    again = "segbench report" + (f" --target {_exact(page.goal)}" if page.given and page.goal is not None else "")
     return text + (
         f"\nThis page: `{again}`, with `--results` naming the folder of these records. Each table lies "
         "beside it in `tables/` as CSV, one with a row a run among them, and all are in `report.json`: times "
         "in seconds, what is unknown empty or null.\n"
     )
+
+
+def _exact(points: float) -> str:
+    """So that it reads back as the same number."""
+    return f"{points:g}" if float(f"{points:g}") == points else repr(points)
 
 
 def _named(rung: Rung, seed: int) -> str:

@@ -315,6 +315,7 @@ def test_the_target_can_be_given_and_a_miss_is_no_number(tmp_path: Path) -> None
     assert "## Time to 20 mIoU" in text
     assert row(text, "00-mmseg-baseline", 2)[1] == "3 of 3"
     assert "segbench report --target 20" in text
+    assert "segbench report --target 20.1234567`" in page(tmp_path / "results", target=20.1234567)
     missed = page(tmp_path / "results", 99.0)
     assert row(missed, "00-mmseg-baseline", 2)[1:4] == ["0 of 3", "not reached", "not reached"]
 
