@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.dataset import IGNORE, Dataset
+from bench.dataset import IGNORE, Dataset, as_picture
 from bench.model import DeepLab, resize
 from bench.transform import normalise
 
@@ -59,13 +59,14 @@ class Validation:
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One picture (h, w, 3) as the model sees it and its label (H, W) as it is scored."""
-        image, label = self.dataset.pair(index)
+        pixels, numbers = self.dataset.pair(index)
+        image, label = as_picture(pixels, "RGBX"), as_picture(numbers, "L")
         if self.protocol == "squash":
             size = (self.crop, self.crop)
             label = label.resize(size, Image.Resampling.NEAREST)
         else:
             size = native_size(image.width, image.height, self.crop)
-        return np.array(image.resize(size, Image.Resampling.BILINEAR)), np.array(label)
+        return np.array(image.resize(size, Image.Resampling.BILINEAR).convert("RGB")), np.array(label)
 
 
 def native_size(width: int, height: int, crop: int) -> tuple[int, int]:
