@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from bench import BenchError
 from bench.dataset import Dataset
 from bench.streams import AUGMENT, ORDER, stream
-from bench.transform import DRAWS, color, crop_sample
+from bench.transform import DRAWS, color, crop_sample, see
 
 AHEAD = 2  # batches that a worker may be ahead
 KEPT = 2  # batches that stay as they are once handed out: the last, and the one before it
@@ -54,6 +54,7 @@ class Batches:
     ) -> None:
         self.dataset, self.crop, self.batch_size, self.seed = dataset, crop, batch_size, seed
         self.share = range(batch_size)[share or slice(None)]
+        self.seen = None if dataset.kept is None else [see(*pair) for pair in dataset.kept]
 
     def make(self, step: int) -> Batch:
         """The batch of a step, in memory of its own. BenchError: a picture or label that cannot be used."""
@@ -66,7 +67,7 @@ class Batches:
         images, labels, uniforms, places = (tensor.numpy() for tensor in vars(batch).values())
         first = step * self.batch_size + self.share.start
         for row, (epoch, index) in enumerate(samples(len(self.dataset), first, len(images), self.seed)):
-            picture, label = self.dataset.pair(index)
+            picture, label = self.seen[index] if self.seen else see(*self.dataset.pair(index))
             draws = stream(self.seed, AUGMENT, epoch, index).random(DRAWS)
             uniforms[row] = draws[-9:]
             places[row] = crop_sample(picture, label, self.crop, draws, images[row], labels[row])

@@ -29,7 +29,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY = (0.2989, 0.587, 0.114)
 
 CHUNK = 2**18  # pixels that are coloured together on a CPU, so that they stay in its cache
-LARGE = 2**14  # pixels of a window
+LARGE = 2**14  # pixels of a window for which it pays to take thought
 EPSILON = 1e-12  # by which a window is narrower, so that rounding puts no edge outside the picture
 HUGE = 1e30  # times the least difference between two values in 0..1 that are not tiny: far above 1
 
@@ -38,6 +38,7 @@ DRAWS = _GEOMETRY + 9  # then a coin and a strength for each of four photometric
 
 FOUR = "CMYK"  # the one mode of Pillow that is four bytes a pixel and no more to the resizer
 _CONVOLUTION, _TRIANGLE = 2, 2  # its numbers for a filter as wide as what it shrinks, and for bilinear
+_BILINEAR = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
 
 Rows = Tensor | slice
 
@@ -60,9 +61,14 @@ class Crop:
         return left, top, right, bottom  # products first, so that rounding puts no edge outside the picture
 
 
+def see(pixels: np.ndarray, label: np.ndarray) -> tuple[Image.Image, Image.Image]:
+    """A pair as `crop_sample` takes it, of (H, W, 4) and (H, W) as `Dataset.pair` gives them; no copies."""
+    return as_picture(pixels, FOUR), as_picture(label, "L")
+
+
 def crop_sample(
-    pixels: np.ndarray,
-    label: np.ndarray,
+    picture: Image.Image,
+    label: Image.Image,
     size: int,
     uniforms: np.ndarray,
     out: np.ndarray,
@@ -70,24 +76,24 @@ def crop_sample(
 ) -> tuple[int, int]:
     """Write the geometric half of a sample into `out` (size, size, 4) and `out_label` (size, size), uint8.
 
-    `pixels` (H, W, 4) and `label` (H, W) are as `Dataset.pair` gives them. The picture is squashed to a
-    square of `size` times U(0.5, 2); a window with less than three quarters of one class is looked for ten
-    times (else the last one is taken); what is smaller is centred on FILL. Returns where the picture lies
-    within the crop: its first row and column, and how many there are.
+    `picture` and `label` are as `see` gives them. The picture is squashed to a square of `size` times
+    U(0.5, 2); a window with less than three quarters of one class is looked for ten times (else the last one
+    is taken); what is smaller is centred on FILL. Returns where the picture lies within the crop: its first
+    row and column, and how many there are.
     """
     side = round(size * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniforms[0]))
     extent = min(side, size)
-    picture, numbers = as_picture(pixels, FOUR), as_picture(label, "L")
     for attempt in range(TRIES if side > size else 1):
         y, x = uniforms[2 + 2 * attempt : 4 + 2 * attempt]
         crop = Crop(side, int(y * (side - extent + 1)), int(x * (side - extent + 1)), bool(uniforms[1] < 0.5))
-        shown = numbers.resize((extent, extent), Image.Resampling.NEAREST, crop.box(numbers.size, extent))
+        box = crop.box(label.size, extent)
+        shown = label.resize((extent, extent), Image.Resampling.NEAREST, box)
         if side > size and is_mixed(shown):
             break
     pad, words = (size - extent) // 2, out.view(np.int32)[..., 0]  # red is the lowest byte of a pixel's word
     if extent < size:
         words[:], out_label[:] = FILL[0] | FILL[1] << 8 | FILL[2] << 16, IGNORE
-    _resize(picture, crop.box(picture.size, extent), out, pad, extent)
+    _resize(picture, box, out, pad, extent)
     inside = (slice(pad, pad + extent),) * 2
     out_label[inside] = np.asarray(shown)
     if crop.flip:
@@ -108,8 +114,9 @@ def is_mixed(window: Image.Image) -> bool:
         counts = as_picture(half, "L").histogram()[:IGNORE]
         if max(counts) + rest < MAX_SHARE * (sum(counts) + rest):
             return True
-    counts = window.histogram()[:IGNORE]
-    return max(counts) < MAX_SHARE * sum(counts)
+    counts = window.histogram()
+    valid = width * height - counts.pop(IGNORE)
+    return max(counts) < MAX_SHARE * valid
 
 
 def _resize(
@@ -117,16 +124,16 @@ def _resize(
 ) -> None:
     """Pillow's bilinear filter over `box`, within rounding, by a library that uses vector instructions."""
     left, top, right, bottom = box
-    options = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
-    width, height = (1 - EPSILON) * (right - left), (1 - EPSILON) * (bottom - top)
-    options = options.set_crop_box(left, top, width, height)
+    options = _BILINEAR.set_crop_box(
+        left, top, (1 - EPSILON) * (right - left), (1 - EPSILON) * (bottom - top)
+    )
     target = as_picture(out[pad : pad + extent, pad : pad + extent], FOUR)
     RustResizer().resize_pil(PilImageWrapper(picture), PilImageWrapper(target), options)
 
 
 def _mirror(plane: np.ndarray) -> None:
-    """Left to right, in place; numpy moves pixels one by one."""
-    plane[:] = torch.from_numpy(plane).flip(1).numpy()
+    """Left to right, in place. Numpy moves pixels one by one; torch needs longer until it starts."""
+    plane[:] = plane[:, ::-1] if plane.size < LARGE else torch.from_numpy(plane).flip(1).numpy()
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ Sample = Callable[[int], Any]  # does one step of the work, which is so many sam
 class Pairs:
     """The pairs, over and over, as a data set of a thousand."""
 
+    kept = None
+
     def __init__(self, paths: list[tuple[Path, Path]]) -> None:
         from bench.dataset import Dataset
 

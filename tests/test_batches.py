@@ -131,6 +131,8 @@ def test_an_image_looks_different_in_each_epoch_and_under_each_seed(dataset: Dat
 class Copies:
     """A training set that consists of one picture, seven times."""
 
+    kept = None
+
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
         self.image = rng.integers(0, 256, (70, 90, 4), np.uint8)

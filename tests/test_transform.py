@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as reference
 from bench import transform
 from bench.dataset import IGNORE
 from bench.streams import AUGMENT, stream
-from bench.transform import DRAWS, FILL, MEAN, STD, crop_sample, is_mixed, normalise
+from bench.transform import DRAWS, FILL, MEAN, STD, crop_sample, is_mixed, normalise, see
 
 SIZES = [(97, 61), (61, 97), (40, 40), (33, 150)]  # width, height
 
@@ -63,7 +63,7 @@ def crop(
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Pixels, label, first row and column of the picture, and its extent."""
     out, out_label = np.full((size, size, 4), 77, np.uint8), np.full((size, size), 77, np.uint8)
-    first, extent = crop_sample(np.asarray(image.convert("RGBX")), label, size, row, out, out_label)
+    first, extent = crop_sample(*see(np.asarray(image.convert("RGBX")), label), size, row, out, out_label)
     return out[..., :3], out_label, first, extent
 
 
@@ -256,7 +256,7 @@ def test_the_sources_are_left_alone() -> None:
     image, label = np.asarray(noise((50, 40)).convert("RGBX")).copy(), blocks((50, 40), 3)
     before = image.tobytes(), label.tobytes()
     out, out_label = np.empty((24, 24, 4), np.uint8), np.empty((24, 24), np.uint8)
-    crop_sample(image, label, 24, draws(), out, out_label)
+    crop_sample(*see(image, label), 24, draws(), out, out_label)
     assert (image.tobytes(), label.tobytes()) == before
 
 
@@ -475,7 +475,7 @@ def test_no_window_lies_outside_the_picture_by_rounding() -> None:
         width, height = np.random.default_rng(index).integers(1, 3000, 2).tolist()
         pixels = np.zeros((1, width, 4), np.uint8) if index % 2 else np.zeros((height, 1, 4), np.uint8)
         out, out_label = np.zeros((3, 3, 4), np.uint8), np.zeros((3, 3), np.uint8)
-        crop_sample(pixels, np.zeros(pixels.shape[:2], np.uint8), 3, row, out, out_label)
+        crop_sample(*see(pixels, np.zeros(pixels.shape[:2], np.uint8)), 3, row, out, out_label)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.74, 0.75, 0.76, 1.0])
