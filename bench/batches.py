@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -141,9 +142,17 @@ def train_loader(
     filled = _filled(iter(loader), ring, first)  # which starts the workers
     if device.type == "cpu":
         return filled
-    for tensor in (ring.images, ring.labels):  # a GPU that may not fetch them itself is slower, no more
-        torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)
+    _pin((ring.images, ring.labels), device)
     return _staged(filled, device)
+
+
+def _pin(tensors: tuple[Tensor, ...], device: torch.device) -> None:
+    """Let the GPU fetch them itself. Where it may not they stay plain memory: slower, no more."""
+    for tensor in tensors:
+        if int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)):
+            with suppress(RuntimeError):
+                torch.zeros(1, device=device)  # CUDA tells of a failure again, to whoever comes next
+            return
 
 
 def _filled(loader: Iterator[BenchError | None], ring: Batch, first: int) -> Iterator[Batch]:

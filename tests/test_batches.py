@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +194,58 @@ def test_the_global_random_state_neither_matters_nor_moves(dataset: Dataset, wor
         assert torch.equal(torch.get_rng_state(), before[0])
         assert str(np.random.get_state()) == before[1]
     assert all(equal(one, two) for one, two in zip(*made, strict=True))
+
+
+class Gpu:
+    """Stands in for CUDA: what is copied arrives when it is waited for and no sooner."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, refused: int) -> None:
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []  # where to, where from
+        self.refused, self.asked, self.told = refused, 0, 0
+        patch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=self.register))
+        patch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(record_event=self.record))
+        patch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+        patch.setattr(torch.cuda, "current_stream", lambda device: None)
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        patch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: self.copy(tensor, *where, **how))
+        patch.setattr(torch, "zeros", self.tell)
+
+    def register(self, address: int, count: int, flags: int) -> int:
+        self.asked += 1
+        return self.refused
+
+    def tell(self, *_: object, **__: object) -> None:
+        self.told += 1
+        raise RuntimeError("CUDA error: an earlier call failed")
+
+    def copy(self, tensor: torch.Tensor, device: torch.device, non_blocking: bool) -> torch.Tensor:
+        assert (device.type, non_blocking) == ("cuda", True)
+        self.copies.append((torch.full_like(tensor, 77), tensor))
+        return self.copies[-1][0]
+
+    def record(self) -> SimpleNamespace:
+        count = len(self.copies)
+        return SimpleNamespace(synchronize=lambda: self.arrive(count))
+
+    def arrive(self, count: int) -> None:
+        for there, here in self.copies[:count]:
+            there.copy_(here)
+        self.copies[:count] = [(there, there) for there, _ in self.copies[:count]]
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, workers: int, refused: int
+) -> None:
+    """However late copies are, whether it may fetch from the ring itself or not."""
+    source, gpu = batches(dataset), Gpu(monkeypatch, refused)
+    expected, made = [source.make(step) for step in range(12)], []
+    for batch in train_loader(source, 0, 12, workers, torch.device("cuda", 0)):
+        made.append(batch)
+        assert len(gpu.copies) == 2 * min(len(made) + 1, 12)
+    assert all(equal(one, two) for one, two in zip(made, expected, strict=True))
+    assert (gpu.asked, gpu.told) == ((1, 1) if refused else (2, 0))
 
 
 def test_a_run_that_is_over_has_no_batches(dataset: Dataset) -> None:
