@@ -7,7 +7,8 @@ core with one thread. Taking turns, each in a process of its own: segbench's bat
 and normalisation; the floor, which is the decoding of image and label and the resizing of windows as large,
 by the same libraries and nothing else; mmsegmentation's pipeline without and with its photometric step, with
 the allocator as it comes and, as segbench sets it, keeping what was freed (they need the extra `peers`).
-Prints milliseconds a sample of each round, and the ratios, round by round: median, least and most.
+Prints the machine, the versions, milliseconds a sample of each round, and the ratios, round by round: median,
+least and most.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,24 @@ RATIOS = [
 ]
 
 
+PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "cykooz-resizer", "mmsegmentation", "mmcv-lite")
+
+
+def surroundings() -> dict[str, str]:
+    """The machine, and the version of all that takes part; without mmsegmentation where there is none."""
+    from bench import machine
+
+    facts = machine.host_facts()
+    found = {
+        "processor": f"one core of {facts['cpu']}",
+        "segbench": f"{facts['git_commit']}{' with changes' if facts['git_dirty'] else ''}",
+        "python": facts["python"],
+    }
+    installed = {each.name.lower().replace(".", "-"): each.version for each in metadata.distributions()}
+    opencv = [name for name in installed if name.startswith("opencv-")]  # it comes under several names
+    return found | {name: installed[name] for name in (*PACKAGES, *opencv) if name in installed}
+
+
 def work(side: str, paths: list[tuple[Path, Path]], samples: int, line: Any) -> None:
     """A process that measures whenever it is told to, and sends seconds a sample."""
     import torch
@@ -189,6 +209,8 @@ def main() -> None:
     images = sorted((chosen.pairs / "images").rglob("*.jpg"))
     labels = [chosen.pairs / "annotations" / each.relative_to(chosen.pairs / "images") for each in images]
     paths = [(image, label.with_suffix(".png")) for image, label in zip(images, labels, strict=True)]
+    around = surroundings()
+    print(f"{len(paths)} pairs; " + ", ".join(f"{name} {version}" for name, version in around.items()))
     context = multiprocessing.get_context("spawn")
     lines = {}
     for side in SIDES:
@@ -221,7 +243,9 @@ def main() -> None:
                 f"({min(ratios):.2f} to {max(ratios):.2f}), n = {len(ratios)} rounds of {chosen.images}"
             )
     if chosen.out:
-        chosen.out.write_text(json.dumps(rounds, indent=1) + "\n")
+        what = f"seconds a sample, a row a round of {chosen.images} samples; {len(paths)} pairs in turn"
+        kept = {"what": what, "with": around, "rounds": rounds}
+        chosen.out.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
