@@ -2,6 +2,9 @@
 
 Labels are 8-bit gray pictures: 0 is "other", which is ignored; value i + 1 is class i. In memory "other"
 becomes `IGNORE`: subtracting one in uint8 does both.
+
+In memory a picture is an array (H, W, 4) uint8: red, green, blue, and a byte that means nothing. Pixels of
+four bytes are what decoders, resizers and devices handle at once.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from bench import BenchError
@@ -26,7 +31,7 @@ LABELS = (".png",)
 class Dataset:
     """The pairs of one split, read on demand, or all at once with `in_memory`.
 
-    `pair(i)` gives the RGB picture and its label picture (mode L, class numbers from 0, `IGNORE` for other).
+    `pair(i)` gives the picture (H, W, 4) and its label (H, W): class numbers from 0, `IGNORE` for other.
     """
 
     def __init__(
@@ -48,51 +53,89 @@ class Dataset:
         """File name of a picture without its ending."""
         return self.paths[index][0].stem
 
-    def pair(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """Picture and label of one size. BenchError: a damaged file, sizes that differ, a label too high."""
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of a picture and its label. BenchError: the label is damaged."""
+        if self.kept is not None:
+            height, width = self.kept[index][1].shape
+            return width, height
+        return _decode(self.paths[index][1], header=True)[1]
+
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture and label of one size, not to be written to.
+
+        BenchError: a damaged file, sizes that differ, a label too high.
+        """
         return self.kept[index] if self.kept is not None else self._read(index)
 
-    def _read(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image, label = read_pair(*self.paths[index], self.classes)
-        return image.convert("RGB"), Image.fromarray(np.asarray(label) - np.uint8(1))
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image_path, label_path = self.paths[index]
+        label, pixels = _read_label(label_path, self.classes), _read_pixels(image_path)
+        _check_sizes(label_path, label.shape[::-1], pixels.shape[1::-1])
+        return pixels, label - np.uint8(1)
 
 
-def read_pair(
-    image_path: Path, label_path: Path, classes: int, draft: bool = False
-) -> tuple[Image.Image, Image.Image]:
-    """Picture and label as they are stored, every byte of both decoded and found to fit.
+def as_picture(pixels: np.ndarray, mode: str) -> Image.Image:
+    """Pillow's view of an array (H, W) or (H, W, 4) of whole lines or parts of them; nothing is copied.
 
-    With `draft` a JPEG is decoded at an eighth of its size: half the time, the same damage noticed.
-    BenchError: a damaged file, another mode or depth, sizes that differ, a label above `classes`.
+    What is then written to the picture by its address is in the array. Below the last line there must be as
+    many bytes as lie between two.
     """
-    image, size = _decode(image_path, draft)
-    label, label_size = _decode(label_path)
-    if image.mode.startswith(("I", "F")):  # converting would clip them to 255, mostly to white
+    height, width = pixels.shape[:2]
+    memory, stride = pixels, pixels[0].nbytes
+    if not pixels.flags.c_contiguous:
+        stride = pixels.strides[0]
+        memory = np.lib.stride_tricks.as_strided(pixels, (height * stride,), (1,))
+    return Image.frombuffer(mode, (width, height), memory, "raw", mode, stride, 1)
+
+
+def check_pair(image_path: Path, label_path: Path, classes: int) -> None:
+    """Decode both and see that they fit: a JPEG at an eighth of its size, which notices the same damage in
+    half the time. BenchError: as `Dataset.pair`."""
+    label = _read_label(label_path, classes)
+    _, size = _decode(image_path, draft=True)
+    _check_sizes(label_path, label.shape[::-1], size)
+
+
+def _read_pixels(path: Path) -> np.ndarray:
+    """A picture (H, W, 4). BenchError: it is damaged, or has more than 8 bits a channel."""
+    look(path)  # opening a pipe would wait for ever
+    if path.suffix.lower() != ".png":
+        with suppress(OSError, ValueError):  # then Pillow says what is wrong, or finds that it will do
+            content = path.read_bytes()
+            if simplejpeg.decode_jpeg_header(content)[2] == "YCbCr":
+                pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGBX")
+                return pixels
+    image, _ = _decode(path)
+    return np.asarray(image.convert("RGB").convert("RGBX"))
+
+
+def _read_label(path: Path, classes: int) -> np.ndarray:
+    """A label (H, W) as it is stored. BenchError: damaged, another mode or depth, a label too high."""
+    image, _ = _decode(path)
+    if image.mode not in ("L", "P"):
         raise BenchError(
-            f"{image_path} has mode {image.mode}, not 8 bits a channel", "save it as 8-bit PNG or JPEG"
+            f"{path} has mode {image.mode}, not 8-bit gray", "labels are 8-bit gray PNG: 0 other, 1.. classes"
         )
-    if label.mode not in ("L", "P"):
+    if image.mode == "L" and (bits := _bits(path)) < 8:  # Pillow stretches them to 0 .. 255
         raise BenchError(
-            f"{label_path} has mode {label.mode}, not 8-bit gray",
-            "labels are 8-bit gray PNG: 0 other, 1.. classes",
+            f"{path} is {bits}-bit gray; labels are 8-bit", "save it as 8-bit gray PNG, values as they are"
         )
-    if label.mode == "L" and (bits := _bits(label_path)) < 8:  # Pillow stretches them to 0 .. 255
-        raise BenchError(
-            f"{label_path} is {bits}-bit gray; labels are 8-bit",
-            "save it as 8-bit gray PNG, values as they are",
-        )
-    if size != label_size:
-        raise BenchError(
-            f"{label_path} is {label_size[0]}x{label_size[1]}, its picture {size[0]}x{size[1]}",
-            "mend or remove the pair",
-        )
-    highest = int(np.asarray(label).max())
+    label = np.asarray(image)
+    highest = int(label.max())
     if highest > classes:
         raise BenchError(
-            f"{label_path} holds label {highest}, but the workload has {classes} classes",
+            f"{path} holds label {highest}, but the workload has {classes} classes",
             "mend the file, or name all classes in the workload's [data] classes",
         )
-    return image, label
+    return label
+
+
+def _check_sizes(label_path: Path, label: tuple[int, ...], picture: tuple[int, ...]) -> None:
+    if label != picture:
+        raise BenchError(
+            f"{label_path} is {label[0]}x{label[1]}, its picture {picture[0]}x{picture[1]}",
+            "mend or remove the pair",
+        )
 
 
 def fingerprint(folder: Path) -> str:
@@ -180,20 +223,24 @@ def _below(folder: Path) -> str:
     return f": {there}" if there else ""
 
 
-def _decode(path: Path, draft: bool = False) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, and its size before a draft made it smaller."""
+def _decode(path: Path, draft: bool = False, header: bool = False) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, and its size before a draft made it smaller; of the `header` only the size is good."""
     look(path)  # opening a pipe would wait for ever
     try:
         with Image.open(path) as image:
             size = image.size
             if draft:
                 image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
-            image.load()
-            return image, size
+            if not header:
+                image.load()
+            if not image.mode.startswith(("I", "F")):
+                return image, size
     # Pillow's words for damage, in a header that promises more pixels than anyone has, too
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = "replace the file, or remove the pair"
         raise BenchError(f"{path} cannot be read as a picture: {error}", hint) from error
+    # converting would clip them to 255, mostly to white
+    raise BenchError(f"{path} has mode {image.mode}, not 8 bits a channel", "save it with 8 bits a channel")
 
 
 def _bits(path: Path) -> int:

@@ -64,8 +64,7 @@ def set_up(
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not deterministic
-    if device == "cpu":
-        _keep_freed_memory()
+    _keep_freed_memory()
     if device == "cpu":
         return torch.device(device)
     torch.cuda.set_device(rank)
@@ -130,8 +129,9 @@ def _count(device: str, devices: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks instead of handing them back: training frees and takes the same ones
-    each step, and the kernel would clear every page anew. Other C libraries are left as they are."""
+    """Let glibc keep large freed blocks instead of handing them back: training on a CPU, and the workers that
+    are forked from here, free and take the same ones all the time, and the kernel would clear every page
+    anew. Other C libraries are left as they are."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

@@ -7,6 +7,9 @@ resized to the original size, the label never. Single scale, no flip.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.dataset import IGNORE, Dataset
+from bench.dataset import IGNORE, Dataset, as_picture
 from bench.model import DeepLab, resize
 from bench.transform import normalise
 
@@ -26,8 +29,9 @@ Scored = Iterable[tuple[Tensor, Tensor]]  # pictures (N, 3, h, w) and labels (N,
 class Validation:
     """The validation set under a protocol: batches of pictures and the labels they are scored by.
 
-    Under `squash` a data set that is kept in memory is resized once. Of several devices each has every so
-    many batches, `rank` the first of its own: together each picture once.
+    Under `squash` a data set that is kept in memory is resized once; under `native` pictures of one size go
+    together, as many as are no larger than a batch of crops. Of several devices each has every so many
+    batches, `rank` the first of its own: together each picture once.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Validation:
     ) -> None:
         self.rank, self.devices = rank, devices
         self.dataset, self.protocol, self.crop = dataset, protocol, crop
-        self.batch_size = batch_size if protocol == "squash" else 1
+        self.batch_size = batch_size
         self.kept = list(self._batches()) if protocol == "squash" and dataset.kept is not None else None
 
     def __len__(self) -> int:
@@ -52,20 +56,34 @@ class Validation:
         return iter(self.kept) if self.kept is not None else self._batches()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(self.dataset), self.batch_size)[self.rank :: self.devices]:
-            indices = range(first, min(first + self.batch_size, len(self.dataset)))
+        for indices in self._together[self.rank :: self.devices]:
             images, labels = zip(*(self.sample(index) for index in indices), strict=True)
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(labels))
 
+    @functools.cached_property
+    def _together(self) -> list[tuple[int, ...]]:
+        """The numbers of the pictures of each batch."""
+        every, most = range(len(self.dataset)), self.batch_size * self.crop**2
+        if self.protocol == "squash":
+            return [tuple(every[first : first + self.batch_size]) for first in every[:: self.batch_size]]
+        sizes = [self.dataset.size(index) for index in every]
+        batches = []
+        for size, alike in itertools.groupby(sorted(every, key=sizes.__getitem__), sizes.__getitem__):
+            count = max(1, most // math.prod(size))
+            while some := tuple(itertools.islice(alike, count)):
+                batches.append(some)
+        return batches
+
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One picture (h, w, 3) as the model sees it and its label (H, W) as it is scored."""
-        image, label = self.dataset.pair(index)
+        pixels, numbers = self.dataset.pair(index)
+        image, label = as_picture(pixels, "RGBX"), as_picture(numbers, "L")
         if self.protocol == "squash":
             size = (self.crop, self.crop)
             label = label.resize(size, Image.Resampling.NEAREST)
         else:
             size = native_size(image.width, image.height, self.crop)
-        return np.array(image.resize(size, Image.Resampling.BILINEAR)), np.array(label)
+        return np.array(image.resize(size, Image.Resampling.BILINEAR).convert("RGB")), np.array(label)
 
 
 def native_size(width: int, height: int, crop: int) -> tuple[int, int]:
@@ -81,14 +99,33 @@ def native_size(width: int, height: int, crop: int) -> tuple[int, int]:
 def evaluate(model: DeepLab, validation: Scored, device: torch.device, classes: int) -> Tensor:
     """The confusion matrix (classes, classes) int64 on the CPU: rows are labels, columns predictions."""
     model.eval()
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    for images, labels in validation:
-        labels = labels.to(device)
-        prediction = predict(model, images.to(device), labels.shape[1:])
-        valid = labels != IGNORE
-        confusion += torch.bincount(labels[valid].long() * classes + prediction[valid], minlength=classes**2)
+    rows = (
+        IGNORE + 1
+    )  # those of ignored pixels are counted, too, and dropped: to leave them out, one must ask
+    confusion = torch.zeros(rows * classes, dtype=torch.int64, device=device)
+    with _tuned(_is_of_one_shape(validation)):
+        for images, labels in validation:
+            labels = labels.to(device, non_blocking=True)
+            prediction = predict(model, images.to(device, non_blocking=True), labels.shape[1:])
+            places = labels.long().mul_(classes).add_(prediction).view(-1)
+            confusion.scatter_add_(0, places, torch.ones_like(places))
     model.train()
-    return confusion.view(classes, classes).cpu()
+    return confusion.view(rows, classes)[:classes].cpu()
+
+
+@contextlib.contextmanager
+def _tuned(worth_it: bool) -> Iterator[None]:
+    """cuDNN tries out its ways for each new shape, which pays where there are few of them."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before and worth_it
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _is_of_one_shape(validation: Scored) -> bool:
+    return getattr(validation, "protocol", "squash") == "squash"
 
 
 def predict(model: DeepLab, images: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -60,16 +60,17 @@ class Validation:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, self.images, self.batch_size)[self.rank :: self.devices]:
             count = min(self.batch_size, self.images - first)
-            yield _pixels(count, self.crop, self.classes, (0, NOISE, 2**62 + first), self.device)
+            images, labels = _pixels(count, self.crop, self.classes, (0, NOISE, 2**62 + first), self.device)
+            yield images[..., :3].permute(0, 3, 1, 2), labels
 
 
 def _pixels(
     count: int, crop: int, classes: int, address: tuple[int, int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Pictures (count, 3, crop, crop) and labels (count, crop, crop), uint8; the first row is ignored."""
+    """Pictures (count, crop, crop, 4) and labels (count, crop, crop), uint8; the first row is ignored."""
     own = torch.Generator(device)  # the global stream belongs to the run
     own.manual_seed(int(stream(*address).integers(2**62)))
-    images = torch.randint(256, (count, crop, crop, 3), dtype=torch.uint8, device=device, generator=own)
+    images = torch.randint(256, (count, crop, crop, 4), dtype=torch.uint8, device=device, generator=own)
     labels = torch.randint(classes, (count, crop, crop), dtype=torch.uint8, device=device, generator=own)
     labels[:, 0] = IGNORE
-    return images.permute(0, 3, 1, 2), labels
+    return images, labels

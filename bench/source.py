@@ -57,13 +57,13 @@ class Pictures:
         self.validation = evaluate.Validation(
             validation, evaluation["protocol"], crop, evaluation["batch_size"], group.rank, group.devices
         )
-        self._workers, self._pin = -(-settings["data_workers"] // group.devices), device.type == "cuda"
+        self._workers, self._device = -(-settings["data_workers"] // group.devices), device
         batch_size = recipe.values["optim"]["batch_size"]
         self._batches = Batches(training, crop, batch_size, seed, group.share(batch_size))
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps `first` to `last` - 1; the call starts the workers that make them."""
-        return train_loader(self._batches, first, last, self._workers, self._pin)
+        return train_loader(self._batches, first, last, self._workers, self._device)
 
 
 class Noise:

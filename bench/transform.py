@@ -1,10 +1,11 @@
 """The training transform: resize, crop, flip, photometric, pad, normalise.
 
 Two halves. Geometry is decided and done a sample at a time on the CPU, on 8-bit pictures, and only what the
-crop shows is resized. Colour and normalisation are done a batch at a time on the device. All random numbers
-of a sample are one row of uniforms from its own stream, so that they hang on (seed, epoch, index) alone.
-Values follow the blog's baseline: the photometric steps are those of torchvision's ColorJitter, each with
-probability one half; contrast comes either before saturation and hue or after them.
+crop shows is resized, straight into the batch. Colour and normalisation are done a batch at a time on the
+device. All random numbers of a sample are one row of uniforms from its own stream, so that they hang on
+(seed, epoch, index) alone. Values follow the blog's baseline: the photometric steps are those of
+torchvision's ColorJitter, each with probability one half; contrast comes either before saturation and hue or
+after them. `plainly` in tests/test_transform.py is the transform as one would write it down.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cykooz_resizer.rust_lib import PilImageWrapper, RustResizeOptions, RustResizer
 from PIL import Image
 from torch import Tensor
 
-from bench.dataset import IGNORE
+from bench.dataset import IGNORE, as_picture
 
 SCALE = (0.5, 2.0)
 MAX_SHARE, TRIES = 0.75, 10
@@ -26,8 +28,19 @@ FILL = (123, 116, 103)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY = (0.2989, 0.587, 0.114)
 
+CHUNK = 2**18  # pixels that are coloured together on a CPU, so that they stay in its cache
+LARGE = 2**14  # pixels of a window for which it pays to take thought
+EPSILON = 1e-12  # by which a window is narrower, so that rounding puts no edge outside the picture
+HUGE = 1e30  # times the least difference between two values in 0..1 that are not tiny: far above 1
+
 _GEOMETRY = 2 + 2 * TRIES  # scale, flip, then y and x of every try
 DRAWS = _GEOMETRY + 9  # then a coin and a strength for each of four photometric steps, and their order
+
+FOUR = "CMYK"  # the one mode of Pillow that is four bytes a pixel and no more to the resizer
+_CONVOLUTION, _TRIANGLE = 2, 2  # its numbers for a filter as wide as what it shrinks, and for bilinear
+_BILINEAR = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
+
+Rows = Tensor | slice
 
 
 @dataclass(frozen=True)
@@ -48,80 +61,146 @@ class Crop:
         return left, top, right, bottom  # products first, so that rounding puts no edge outside the picture
 
 
+def see(pixels: np.ndarray, label: np.ndarray) -> tuple[Image.Image, Image.Image]:
+    """A pair as `crop_sample` takes it, of (H, W, 4) and (H, W) as `Dataset.pair` gives them; no copies."""
+    return as_picture(pixels, FOUR), as_picture(label, "L")
+
+
 def crop_sample(
-    image: Image.Image,
+    picture: Image.Image,
     label: Image.Image,
     size: int,
     uniforms: np.ndarray,
     out: np.ndarray,
     out_label: np.ndarray,
 ) -> tuple[int, int]:
-    """Write the geometric half of a sample into `out` (size, size, 3) and `out_label` (size, size), uint8.
+    """Write the geometric half of a sample into `out` (size, size, 4) and `out_label` (size, size), uint8.
 
-    The picture is squashed to a square of `size` times U(0.5, 2); a window with less than three quarters of
-    one class is looked for ten times (else the last one is taken); what is smaller is centred on FILL.
-    Returns where the picture lies within the crop: its first row and column, and how many there are.
+    `picture` and `label` are as `see` gives them. The picture is squashed to a square of `size` times
+    U(0.5, 2); a window with less than three quarters of one class is looked for ten times (else the last one
+    is taken); what is smaller is centred on FILL. Returns where the picture lies within the crop: its first
+    row and column, and how many there are.
     """
     side = round(size * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniforms[0]))
     extent = min(side, size)
     for attempt in range(TRIES if side > size else 1):
         y, x = uniforms[2 + 2 * attempt : 4 + 2 * attempt]
         crop = Crop(side, int(y * (side - extent + 1)), int(x * (side - extent + 1)), bool(uniforms[1] < 0.5))
-        window = label.resize((extent, extent), Image.Resampling.NEAREST, crop.box(label.size, extent))
-        if _is_mixed(window):
+        box = crop.box(label.size, extent)
+        shown = label.resize((extent, extent), Image.Resampling.NEAREST, box)
+        if side > size and is_mixed(shown):
             break
-    picture = image.resize((extent, extent), Image.Resampling.BILINEAR, crop.box(image.size, extent))
-    pad = (size - extent) // 2
+    pad, words = (size - extent) // 2, out.view(np.int32)[..., 0]  # red is the lowest byte of a pixel's word
     if extent < size:
-        out[:], out_label[:] = FILL, IGNORE
-    inside = slice(pad, pad + extent)
-    step = -1 if crop.flip else 1
-    out[inside, inside] = np.asarray(picture)[:, ::step]
-    out_label[inside, inside] = np.asarray(window)[:, ::step]
+        words[:], out_label[:] = FILL[0] | FILL[1] << 8 | FILL[2] << 16, IGNORE
+    _resize(picture, box, out, pad, extent)
+    inside = (slice(pad, pad + extent),) * 2
+    out_label[inside] = np.asarray(shown)
+    if crop.flip:
+        _mirror(words[inside])
+        _mirror(out_label[inside])
     return pad, extent
 
 
-def _is_mixed(window: Image.Image) -> bool:
-    """Whether every class covers less than MAX_SHARE of the pixels that have one."""
-    counts = window.histogram()[:IGNORE]
-    return max(counts) < MAX_SHARE * sum(counts)
+def is_mixed(window: Image.Image) -> bool:
+    """Whether every class covers less than MAX_SHARE of the pixels that have one.
+
+    Of a large one every other line mostly settles it, whatever the rest may hold.
+    """
+    width, height = window.size
+    if width * height >= LARGE:
+        half = np.asarray(window)[: height // 2 * 2 : 2]
+        rest = width * height - half.size
+        counts = as_picture(half, "L").histogram()[:IGNORE]
+        if max(counts) + rest < MAX_SHARE * (sum(counts) + rest):
+            return True
+    counts = window.histogram()
+    valid = width * height - counts.pop(IGNORE)
+    return max(counts) < MAX_SHARE * valid
+
+
+def _resize(
+    picture: Image.Image, box: tuple[float, float, float, float], out: np.ndarray, pad: int, extent: int
+) -> None:
+    """Pillow's bilinear filter over `box`, within rounding, by a library that uses vector instructions."""
+    left, top, right, bottom = box
+    options = _BILINEAR.set_crop_box(
+        left, top, (1 - EPSILON) * (right - left), (1 - EPSILON) * (bottom - top)
+    )
+    target = as_picture(out[pad : pad + extent, pad : pad + extent], FOUR)
+    RustResizer().resize_pil(PilImageWrapper(picture), PilImageWrapper(target), options)
+
+
+def _mirror(plane: np.ndarray) -> None:
+    """Left to right, in place. Numpy moves pixels one by one; torch needs longer until it starts."""
+    plane[:] = plane[:, ::-1] if plane.size < LARGE else torch.from_numpy(plane).flip(1).numpy()
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
-    """The photometric half and normalisation: (N, 3, S, S) uint8 -> float32 planes, on the images' device.
+    """The photometric half and normalisation: (N, S, S, 4) uint8 -> (N, 3, S, S) float32, on their device.
 
     `uniforms` (N, 9) are the last draws of each sample and `places` (N, 2) what `crop_sample` returned, both
-    on the CPU, where it is decided what to do: the device is never asked. Each step touches only the samples
-    that it changes, and works on planes: channels beside one another would be read three apart.
+    on the CPU, where it is decided what to do: the device is never waited for. Each step touches only the
+    samples that it changes, and works on planes: channels beside one another would be read four apart.
     """
-    device = images.device
+    x = torch.empty(len(images), 3, *images.shape[1:3], device=images.device)
+    each = len(x) if x.is_cuda else max(1, CHUNK // max(1, x[0, 0].numel()))
+    parts = (tensor.split(each) for tensor in (x, images, uniforms, places))
+    for planes, pixels, draws, where in zip(*parts, strict=True):
+        unpack(pixels, planes)
+        _distort(planes, draws, where)
+        normalise_unit(planes)
+    return x
+
+
+def unpack(images: Tensor, out: Tensor) -> None:
+    """Write (N, S, S, 4) uint8 into `out`, (N, 3, S, S) float32 in 0..1."""
+    words = images.view(torch.int32).squeeze(-1)
+    for channel, plane in enumerate(out.unbind(1)):
+        plane.copy_((words >> 8 * channel).bitwise_and_(255))
+    out.div_(255)
+
+
+def _distort(x: Tensor, uniforms: Tensor, places: Tensor) -> None:
+    """The photometric steps of some samples, in place."""
+    size = x.shape[-1]
     coins, strengths = uniforms[:, 0:8:2] < 0.5, 2 * uniforms[:, 1:8:2] - 1
     late = uniforms[:, 8] < 0.5
     change = strengths * torch.tensor((BRIGHTNESS, CONTRAST, SATURATION, HUE))
-    factors = (1 + change).T.reshape(4, -1, 1, 1, 1).to(device)
-    shift = change[:, 3].to(device)
-    inside = _inside(places.to(device), images.shape[-1])
-    fill = torch.tensor(FILL, device=device).view(1, 3, 1, 1) / 255
+    change = change.T.reshape(4, -1, 1, 1, 1).to(x.device, non_blocking=True)
+    inside = _inside(places, size).to(x.device, non_blocking=True)
 
-    def contrast(some: Tensor, rows: Tensor) -> Tensor:
-        return adjust_contrast(some, factors[1][rows], inside[rows])
+    def contrast(some: Tensor, rows: Rows) -> None:
+        adjust_contrast(some, 1 + change[1, rows], inside[rows])
 
-    x = images.contiguous() / 255
-    _change(x, coins[:, 0], lambda some, rows: (some * factors[0][rows]).clamp_(0, 1))
+    _change(x, coins[:, 0], lambda some, rows: some.mul_(1 + change[0, rows]).clamp_(0, 1))
     _change(x, coins[:, 1] & ~late, contrast)
-    _change(x, coins[:, 2], lambda some, rows: torch.lerp(gray(some), some, factors[2][rows]).clamp_(0, 1))
-    _change(x, coins[:, 3], lambda some, rows: shift_hue(some, shift[rows]))
+    _change(x, coins[:, 2], lambda some, rows: blend(some, gray(some), 1 + change[2, rows]))
+    _change(x, coins[:, 3], lambda some, rows: shift_hue(some, change[3, rows].squeeze(1)))
     _change(x, coins[:, 1] & late, contrast)
-    _change(x, places[:, 1] < x.shape[-1], lambda some, rows: torch.where(inside[rows], some, fill))
-    return normalise_unit(x)
+    for row in (places[:, 1] < size).nonzero().view(-1).tolist():
+        first, extent = places[row].tolist()
+        for channel, value in enumerate(FILL):
+            plane = x[row, channel]
+            for edge in (
+                plane[:first],
+                plane[first + extent :],
+                plane[:, :first],
+                plane[:, first + extent :],
+            ):
+                edge.fill_(value / 255)
 
 
-def _change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Replace the `chosen` samples, a mask on the CPU, by `how` of them and their row numbers."""
+def _change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Rows], object]) -> None:
+    """Let `how` change the `chosen` samples, a mask on the CPU, in place; it is given their row numbers."""
     rows = chosen.nonzero().view(-1)
-    if len(rows):
+    if len(rows) == len(x):
+        how(x, slice(None))
+    elif len(rows):
         rows = rows.to(x.device, non_blocking=True)
-        x[rows] = how(x[rows], rows)
+        some = x[rows]
+        how(some, rows)
+        x[rows] = some
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -131,8 +210,9 @@ def normalise(images: Tensor) -> Tensor:
 
 def normalise_unit(x: Tensor) -> Tensor:
     """The same for values in 0..1; works in place."""
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return x.sub_(mean).div_(std)
+    for plane, mean, deviation in zip(x.unbind(1), MEAN, STD, strict=True):
+        plane.sub_(mean).div_(deviation)
+    return x
 
 
 def gray(x: Tensor) -> Tensor:
@@ -141,33 +221,51 @@ def gray(x: Tensor) -> Tensor:
     return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2]).unsqueeze(1)
 
 
-def adjust_contrast(x: Tensor, factor: Tensor, inside: Tensor) -> Tensor:
-    """Blend each picture with its own mean gray, taken over the pixels that are `inside` (N, 1, H, W)."""
-    mean = (gray(x) * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True)
-    return torch.lerp(mean, x, factor).clamp_(0, 1)
+def blend(x: Tensor, other: Tensor, factor: Tensor) -> None:
+    """Make x `factor` of itself and the rest of `other`, in place."""
+    x.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
-def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of (N, 3, H, W) in 0..1 by `shift` (N,) turns, saturation and value kept (HSV).
+def adjust_contrast(x: Tensor, factor: Tensor, inside: Tensor) -> None:
+    """Blend each picture with its mean gray over the lines and columns `inside` (N, S), in place."""
+    shown = gray(x).mul_(inside[:, None, None, :]).mul_(inside[:, None, :, None])
+    count = inside.sum(1).square().view(-1, 1, 1, 1)
+    blend(x, shown.sum((2, 3), keepdim=True) / count, factor)
 
-    Uses f(n) = v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 for n = 5, 3, 1.
+
+def shift_hue(x: Tensor, shift: Tensor) -> None:
+    """Turn the hue of (N, 3, H, W) in 0..1 by `shift` (N, 1, 1) turns, a sixth at most, in place (HSV).
+
+    Hue and what follows from it are counted in sixths of a turn times chroma, so that nothing is divided, and
+    cases are told apart by arithmetic: comparisons and `where` cost ten times as much on a CPU.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    scale = torch.where(chroma > 0, chroma, 1.0)
-    sixth = torch.where(value == green, (blue - red) / scale + 2, (red - green) / scale + 4)
-    sixth = torch.where(value == red, (green - blue) / scale, sixth) + 6 * shift.view(-1, 1, 1)
-    turned = torch.empty_like(x)
-    for channel, offset in enumerate((5.0, 3.0, 1.0)):
-        k = (sixth + offset) % 6
-        turned[:, channel] = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
-    return turned
+    hue = (red - green).add_(chroma, alpha=4)
+    hue.lerp_((blue - red).add_(chroma, alpha=2), _is_zero(value - green))
+    hue.lerp_(green - blue, _is_zero(value - red))
+    hue.addcmul_(chroma, 6 * shift)
+    hue.addcmul_(chroma, (hue * -HUGE).clamp_(0, 1), value=6)  # what is below 0 goes once around
+    spare = torch.sub(hue, chroma, alpha=3).abs_()
+    _take_off(value, chroma, torch.sub(chroma, spare, out=spare).add_(chroma), red)
+    for centre, channel in ((2, green), (4, blue)):
+        spare = torch.sub(hue, chroma, alpha=centre, out=spare).abs_().sub_(chroma)
+        _take_off(value, chroma, spare, channel)
+
+
+def _take_off(value: Tensor, chroma: Tensor, lack: Tensor, out: Tensor) -> None:
+    """A channel: value less what it lacks, which is between 0 and chroma."""
+    torch.sub(value, torch.minimum(lack.clamp_min_(0), chroma, out=lack), out=out)
+
+
+def _is_zero(x: Tensor) -> Tensor:
+    """1 where x, which is not negative, is 0, else 0; works in place."""
+    return x.mul_(-HUGE).add_(1).clamp_min_(0)
 
 
 def _inside(places: Tensor, size: int) -> Tensor:
-    """(N, 1, size, size) bool: the pixels that belong to the picture."""
+    """(N, size) float32, 1 for the lines, and as well the columns, that belong to the picture."""
     first, extent = places.unsqueeze(2).unbind(1)
-    line = torch.arange(size, device=places.device)
-    line = (line >= first) & (line < first + extent)
-    return line[:, None, :, None] & line[:, None, None, :]
+    line = torch.arange(size)
+    return ((line >= first) & (line < first + extent)).float()

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench import BenchError, machine, record, scenes
-from bench.dataset import find_pairs, find_pictures, look, read_pair
+from bench.dataset import check_pair, find_pairs, find_pictures, look
 from bench.workload import Workload
 
 VERSION = 2  # of the look: raise it when it sees more
@@ -31,7 +31,7 @@ def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
     """Return if `folder` is the data set that `work` wants; costs next to nothing the second time.
 
     BenchError, with the file: another layout, a picture without label, another number of pictures than the
-    workload states, and whatever `dataset.read_pair` refuses. An exception of `tell` ends it.
+    workload states, and whatever `dataset.check_pair` refuses. An exception of `tell` ends it.
     """
     data = work.values["data"]
     without = f" (without {len(data['leave_out'])} that it leaves out)" if data["leave_out"] else ""
@@ -90,7 +90,7 @@ def _read_all(pairs: list[Pair], classes: int, tell: Tell | None) -> None:
 
     def fault(pair: Pair) -> BenchError | None:
         try:
-            read_pair(*pair, classes, draft=True)
+            check_pair(*pair, classes)
         except BenchError as error:
             return error
         return None

@@ -29,7 +29,7 @@ class Collages(Dataset):
     def __init__(self, seed: int, split: str, count: int) -> None:
         self.classes = len(CLASSES)
         drawn = (draw(seed, split, index) for index in range(count))
-        self.kept = [(Image.fromarray(image), Image.fromarray(label)) for image, label in drawn]
+        self.kept = [(np.asarray(Image.fromarray(image).convert("RGBX")), label) for image, label in drawn]
 
     def __len__(self) -> int:
         return len(self.kept or ())

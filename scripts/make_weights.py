@@ -139,7 +139,7 @@ def train(name: str, plan: Plan, collages: Collages, held_out: Validation) -> De
     for step in range(plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate(step)
-        images, labels = batches[step].on(CPU)
+        images, labels = batches.make(step).on(CPU)
         logits = net(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=plan.label_smoothing)
         optimizer.zero_grad()

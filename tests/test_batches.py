@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from bench.dataset import IGNORE, Dataset
 from bench.transform import color
 
 IMAGES, CROP, SEED = 7, 16, 3
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -82,15 +86,15 @@ def test_every_place_of_an_epoch_is_likely_for_every_image() -> None:
 
 
 def test_a_batch_has_the_shapes_and_types_it_says(dataset: Dataset) -> None:
-    batch = batches(dataset)[0]
-    assert (batch.images.shape, batch.images.dtype) == ((4, 3, CROP, CROP), torch.uint8)
+    batch = batches(dataset).make(0)
+    assert (batch.images.shape, batch.images.dtype) == ((4, CROP, CROP, 4), torch.uint8)
     assert (batch.labels.shape, batch.labels.dtype) == ((4, CROP, CROP), torch.uint8)
     assert (batch.uniforms.shape, batch.places.shape) == ((4, 9), (4, 2))
     assert set(batch.labels.unique().tolist()) <= {0, 1, 2, IGNORE}
 
 
 def test_a_batch_goes_to_a_device_as_the_model_takes_it(dataset: Dataset) -> None:
-    batch = batches(dataset)[0]
+    batch = batches(dataset).make(0)
     images, labels = batch.on(torch.device("cpu"))
     assert torch.equal(images, color(batch.images, batch.uniforms, batch.places))
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
@@ -100,55 +104,59 @@ def test_a_batch_goes_to_a_device_as_the_model_takes_it(dataset: Dataset) -> Non
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
 def test_a_sample_is_the_same_in_a_batch_of_any_size(dataset: Dataset, batch_size: int) -> None:
     """It hangs on (seed, epoch, index) alone, over the borders of epochs too."""
-    every = batches(dataset, 15)[0]
+    every = batches(dataset, 15).make(0)
     for step in range(15 // batch_size):
-        batch = batches(dataset, batch_size)[step]
+        batch = batches(dataset, batch_size).make(step)
         rows = slice(step * batch_size, (step + 1) * batch_size)
         for field in dataclasses.fields(Batch):
             assert torch.equal(getattr(batch, field.name), getattr(every, field.name)[rows])
 
 
 def test_a_batch_does_not_hang_on_what_was_made_before(dataset: Dataset) -> None:
-    forwards = [batches(dataset)[step] for step in range(6)]
+    forwards = [batches(dataset).make(step) for step in range(6)]
     source = batches(dataset)
     for step in (5, 2, 2, 0, 4):
-        assert equal(source[step], forwards[step])
+        assert equal(source.make(step), forwards[step])
 
 
 def test_an_image_looks_different_in_each_epoch_and_under_each_seed(dataset: Dataset) -> None:
     looks = set()
     for seed in range(3):
         order = list(samples(IMAGES, 0, 3 * IMAGES, seed))
-        whole = batches(dataset, 3 * IMAGES, seed)[0]
-        looks |= {whole.images[row].numpy().tobytes() for row, (_, index) in enumerate(order) if index == 5}
+        whole = batches(dataset, 3 * IMAGES, seed).make(0)
+        looks |= {
+            whole.images[row, ..., :3].numpy().tobytes() for row, (_, index) in enumerate(order) if index == 5
+        }
     assert len(looks) == 9
 
 
 class Copies:
     """A training set that consists of one picture, seven times."""
 
+    kept = None
+
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.image = Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8))
-        self.label = Image.fromarray(rng.integers(0, 3, (70, 90), np.uint8))
+        self.image = rng.integers(0, 256, (70, 90, 4), np.uint8)
+        self.label = rng.integers(0, 3, (70, 90), np.uint8)
 
     def __len__(self) -> int:
         return IMAGES
 
-    def pair(self, index: int) -> tuple[Image.Image, Image.Image]:
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.image, self.label
 
 
 def test_copies_of_one_picture_look_different_under_every_seed_epoch_and_index() -> None:
     looks = set()
     for seed in range(3):
-        images, _ = Batches(Copies(), 64, 4 * IMAGES, seed)[0].on(torch.device("cpu"))
+        images, _ = Batches(Copies(), 64, 4 * IMAGES, seed).make(0).on(torch.device("cpu"))
         looks |= {image.numpy().tobytes() for image in images}
     assert len(looks) == 3 * 4 * IMAGES
 
 
 def test_colour_draws_are_not_those_of_the_geometry(dataset: Dataset) -> None:
-    batch = batches(dataset, 400)[0]
+    batch = batches(dataset, 400).make(0)
     mirrored, step = batch.uniforms[:, 0] < 0.5, batch.places[:, 0] == 0
     assert 0.35 < (mirrored == step).float().mean() < 0.65
 
@@ -157,9 +165,22 @@ def test_colour_draws_are_not_those_of_the_geometry(dataset: Dataset) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_any_number_of_workers_makes_the_same_batches_in_order(dataset: Dataset, workers: int) -> None:
     source = batches(dataset)
-    made = list(train_loader(source, 2, 7, workers, pin=False))
-    assert len(made) == 5
-    assert all(equal(batch, source[step]) for step, batch in zip(range(2, 7), made, strict=True))
+    made = train_loader(source, 2, 7, workers, CPU)
+    for step in range(2, 7):
+        assert equal(next(made), source.make(step))
+    assert next(made, None) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_stays_as_it_is_until_the_second_after_it_is_asked_for(
+    dataset: Dataset, workers: int
+) -> None:
+    """Where the workers are as far ahead as they may be."""
+    source, before = batches(dataset), None
+    for step, batch in enumerate(train_loader(source, 0, 12, workers, CPU)):
+        assert equal(batch, source.make(step))
+        assert before is None or equal(before, source.make(step - 1))
+        before = batch
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -169,11 +190,63 @@ def test_the_global_random_state_neither_matters_nor_moves(dataset: Dataset, wor
         torch.manual_seed(seed)
         np.random.seed(seed)
         before = torch.get_rng_state(), str(np.random.get_state())
-        made.append(list(train_loader(batches(dataset), 0, 3, workers, pin=False)))
+        made.append([copy.deepcopy(batch) for batch in train_loader(batches(dataset), 0, 3, workers, CPU)])
         assert torch.equal(torch.get_rng_state(), before[0])
         assert str(np.random.get_state()) == before[1]
     assert all(equal(one, two) for one, two in zip(*made, strict=True))
 
 
+class Gpu:
+    """Stands in for CUDA: what is copied arrives when it is waited for and no sooner."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, refused: int) -> None:
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []  # where to, where from
+        self.refused, self.asked, self.told = refused, 0, 0
+        patch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=self.register))
+        patch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(record_event=self.record))
+        patch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+        patch.setattr(torch.cuda, "current_stream", lambda device: None)
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        patch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: self.copy(tensor, *where, **how))
+        patch.setattr(torch, "zeros", self.tell)
+
+    def register(self, address: int, count: int, flags: int) -> int:
+        self.asked += 1
+        return self.refused
+
+    def tell(self, *_: object, **__: object) -> None:
+        self.told += 1
+        raise RuntimeError("CUDA error: an earlier call failed")
+
+    def copy(self, tensor: torch.Tensor, device: torch.device, non_blocking: bool) -> torch.Tensor:
+        assert (device.type, non_blocking) == ("cuda", True)
+        self.copies.append((torch.full_like(tensor, 77), tensor))
+        return self.copies[-1][0]
+
+    def record(self) -> SimpleNamespace:
+        count = len(self.copies)
+        return SimpleNamespace(synchronize=lambda: self.arrive(count))
+
+    def arrive(self, count: int) -> None:
+        for there, here in self.copies[:count]:
+            there.copy_(here)
+        self.copies[:count] = [(there, there) for there, _ in self.copies[:count]]
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, workers: int, refused: int
+) -> None:
+    """However late copies are, whether it may fetch from the ring itself or not."""
+    source, gpu = batches(dataset), Gpu(monkeypatch, refused)
+    expected, made = [source.make(step) for step in range(12)], []
+    for batch in train_loader(source, 0, 12, workers, torch.device("cuda", 0)):
+        made.append(batch)
+        assert len(gpu.copies) == 2 * min(len(made) + 1, 12)
+    assert all(equal(one, two) for one, two in zip(made, expected, strict=True))
+    assert (gpu.asked, gpu.told) == ((1, 1) if refused else (2, 0))
+
+
 def test_a_run_that_is_over_has_no_batches(dataset: Dataset) -> None:
-    assert list(train_loader(batches(dataset), 5, 5, 0, pin=False)) == []
+    assert list(train_loader(batches(dataset), 5, 5, 0, CPU)) == []

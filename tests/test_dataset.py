@@ -10,13 +10,14 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench import BenchError
-from bench.dataset import IGNORE, Dataset, find_pairs, fingerprint, read_pair
+from bench.dataset import IGNORE, Dataset, as_picture, check_pair, find_pairs, fingerprint
 
 CLASSES = ("sky", "sea", "boat")
 SIZE = (7, 5)  # width, height
@@ -74,11 +75,11 @@ def test_endings_may_be_written_large(root: Path) -> None:
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_other_becomes_ignored_and_the_classes_count_from_zero(root: Path, in_memory: bool) -> None:
     image, numbers = opened(root, in_memory).pair(0)
-    assert (image.mode, numbers.mode) == ("RGB", "L")
-    assert image.size == numbers.size == SIZE
-    assert np.array_equal(np.asarray(image), np.asarray(picture()))
+    assert (image.dtype, numbers.dtype) == (np.uint8, np.uint8)
+    assert (image.shape, numbers.shape) == ((*SIZE[::-1], 4), SIZE[::-1])
+    assert np.array_equal(image[..., :3], np.asarray(picture()))
     stored = np.asarray(label())
-    assert np.array_equal(np.asarray(numbers), np.where(stored == 0, IGNORE, stored.astype(int) - 1))
+    assert np.array_equal(numbers, np.where(stored == 0, IGNORE, stored.astype(int) - 1))
 
 
 def test_a_data_set_in_memory_outlives_its_files(root: Path) -> None:
@@ -105,12 +106,13 @@ def test_pictures_of_any_8_bit_mode_become_rgb(root: Path, mode: str) -> None:
         path.unlink()
         path = path.with_suffix(".jpg")
     picture(mode).save(path)
-    assert opened(root).pair(0)[0].mode == "RGB"
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(0)[0][..., :3], np.asarray(image.convert("RGB")))
 
 
 def test_a_gray_picture_has_three_equal_channels(root: Path) -> None:
     picture("L").save(both(root, "a")[0])
-    red, green, blue = opened(root).pair(0)[0].split()
+    red, green, blue, _ = np.moveaxis(opened(root).pair(0)[0], -1, 0)
     assert red.tobytes() == green.tobytes() == blue.tobytes() == picture("L").tobytes()
 
 
@@ -138,16 +140,78 @@ def test_what_pillow_makes_of_4_bits_would_pass_for_labels(root: Path) -> None:
     with Image.open(both(root, "a")[1]) as image:
         assert (image.mode, set(np.unique(np.asarray(image)))) == ("L", {17})
     with pytest.raises(BenchError, match="is 4-bit gray"):
-        read_pair(*both(root, "a"), classes=150)
+        check_pair(*both(root, "a"), classes=150)
 
 
 def test_a_draft_of_a_pair_is_judged_by_the_size_that_is_stored(root: Path) -> None:
     picture(size=(64, 40)).save(root / "images/training/b.jpg")
     label(size=(64, 40)).save(root / "annotations/training/b.png")
-    paths = root / "images/training/b.jpg", root / "annotations/training/b.png"
-    image, numbers = read_pair(*paths, len(CLASSES), draft=True)
-    assert image.size == (8, 5)
-    assert numbers.size == (64, 40)
+    check_pair(root / "images/training/b.jpg", root / "annotations/training/b.png", len(CLASSES))
+
+
+def smooth(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """Soft colours, as photographs have them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("size", [(97, 65), (8, 8), (1, 1), (17, 300), (640, 31)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 20, "restart_marker_rows": 1}])
+def test_a_jpeg_is_decoded_to_the_pixels_of_pillow(
+    root: Path, size: tuple[int, int], subsampling: str, options: dict[str, Any]
+) -> None:
+    path = root / "images/training/b.jpg"
+    smooth(size).save(path, subsampling=subsampling, **options)
+    label(size=size).save(root / "annotations/training/b.png")
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_not_turned_by_what_a_camera_notes_in_it(root: Path, orientation: int) -> None:
+    """Its label was drawn on the pixels as they are stored."""
+    path = root / "images/training/b.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth((40, 24)).save(path, exif=exif)
+    label(size=(40, 24)).save(root / "annotations/training/b.png")
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_jpeg_in_gray_or_four_inks_is_read_as_pillow_reads_it(root: Path, mode: str) -> None:
+    path = root / "images/training/b.jpg"
+    smooth(SIZE).convert(mode).save(path)
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(image.convert("RGB")))
+
+
+def test_a_jpeg_with_a_harmless_fault_is_read_as_pillow_reads_it(root: Path) -> None:
+    """Bytes before a marker that do not belong there: libjpeg warns, and goes on."""
+    path = root / "images/training/b.jpg"
+    smooth(SIZE).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"\0\0\0" + content[-2:])
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(image))
+
+
+def test_a_picture_with_a_wrong_ending_is_read_all_the_same(root: Path) -> None:
+    picture().save(root / "images/training/b.jpg", "PNG")
+    assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(picture()))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 7), slice(0, 8, 2)])
+def test_pillow_sees_an_array_without_copying_it(mode: str, rows: slice) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 4) if mode == "CMYK" else (9, 12), np.uint8)
+    part = pixels[rows, 3:9] if rows.step is None and rows.stop else pixels[rows]
+    seen = as_picture(part, mode)
+    assert np.array_equal(np.asarray(seen), part)
+    part[0, 0] = 7
+    assert np.all(np.asarray(seen)[0, 0] == 7)
 
 
 # What is refused: (what is done to the pair, words of the error, which of the two it names)
@@ -256,11 +320,11 @@ def test_every_cut_of_a_jpeg_is_refused(root: Path, draft: bool) -> None:
     path = root / "images/training/b.jpg"
     picture(size=(64, 64)).save(path)
     label(size=(64, 64)).save(root / "annotations/training/b.png")
-    whole = path.read_bytes()
+    whole, labels = path.read_bytes(), root / "annotations/training/b.png"
     for length in range(0, len(whole) - 16, 53):
         path.write_bytes(whole[:length])
         with pytest.raises(BenchError, match=f"{path} cannot be read"):
-            read_pair(path, root / "annotations/training/b.png", len(CLASSES), draft)
+            check_pair(path, labels, len(CLASSES)) if draft else opened(root).pair(1)
 
 
 def test_random_damage_to_a_png_is_read_or_refused_but_never_a_crash(root: Path) -> None:

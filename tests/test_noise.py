@@ -21,7 +21,7 @@ def made(step: int = 0, seed: int = 0, count: int = 4) -> Batch:
 
 
 def test_a_batch_has_the_shape_of_a_real_one(tmp_path: Path) -> None:
-    real = Batches(Dataset(small.pair(tmp_path), "training", "abc", False), 16, 4, 0)[0]
+    real = Batches(Dataset(small.pair(tmp_path), "training", "abc", False), 16, 4, 0).make(0)
     assert isinstance(real, Batch)
     for field in dataclasses.fields(Batch):
         one, two = getattr(real, field.name), getattr(made(), field.name)

@@ -18,7 +18,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -416,7 +415,7 @@ def test_native_sizes_are_mmcvs(crop: int) -> None:
 def test_native_pictures_have_mmcvs_sizes() -> None:
     crop = 16
     for width, height in ((31, 20), (20, 31), (100, 17), (9, 90), (16, 16)):
-        pair = Image.new("RGB", (width, height)), Image.new("L", (width, height))
+        pair = np.zeros((height, width, 4), np.uint8), np.zeros((height, width), np.uint8)
         dataset: Any = SimpleNamespace(kept=None, pair=lambda _, pair=pair: pair)
         image, label = evaluate.Validation(dataset, "native", crop, 1).sample(0)
         assert image.shape[1::-1] == rescale_size((width, height), (4 * crop, crop))

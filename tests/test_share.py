@@ -26,6 +26,8 @@ from bench.seat import Seat
 from tests import small
 from tests.test_runner import Watcher
 
+LONG = 40  # epochs: two thirds are left when the first evaluation is told, which always is
+
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 
 
@@ -34,8 +36,9 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     """Plans of the small workload on two devices."""
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
 
-    def make(*parents: str, devices: int = 2) -> list[runner.Run]:
-        jobs = [small.job(tmp_path / parent, tmp_path, parent) for parent in parents]
+    def make(*parents: str, devices: int = 2, epochs: int | None = None) -> list[runner.Run]:
+        changes = {"workload": f"[train]\nepochs = {epochs}\n"} if epochs else {}
+        jobs = [small.job(tmp_path / parent, tmp_path, parent, **changes) for parent in parents]
         recipes = [replace(job.recipe, name=parent) for job, parent in zip(jobs, parents, strict=True)]
         return runner.plan(
             recipes,
@@ -84,10 +87,11 @@ def test_a_run_on_two_devices_is_recorded_once_and_scores_as_on_one(
 def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
     plan: Callable[..., list[runner.Run]],
 ) -> None:
-    runs, killed = plan("00-mmseg-baseline", "07-no-sync-bn"), []
+    parents = ("00-mmseg-baseline", "07-no-sync-bn")
+    runs, killed = plan(*parents, epochs=LONG), []
 
     def kill(news: progress.Progress) -> None:
-        if news.phase == "train" and news.step >= 9 and not killed:
+        if news.phase == "checkpoint" and not killed:
             killed.append(trainers(runs[0].job.folder)[1])
             killed[0].kill()
 
@@ -97,7 +101,7 @@ def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
     assert (first.status, second.status) == ("failed", "finished")
     assert first.error == "device 1: killed by SIGKILL, perhaps for want of memory"
     assert record.read(first.job.folder)["error"] == first.error
-    [again, _] = runner.run(plan("00-mmseg-baseline", "07-no-sync-bn"), Watcher()).outcomes
+    [again, _] = runner.run(plan(*parents, epochs=LONG), Watcher()).outcomes
     assert again.status == "finished"
     assert (again.record or {})["resumed"] == 1
 
@@ -108,16 +112,16 @@ def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
     asked: list[int] = []
 
     def stop(news: progress.Progress) -> None:
-        if news.phase == "train" and news.step >= 9 and not asked:  # a second one would kill it
+        if news.phase == "checkpoint" and not asked:  # a second one would kill it
             asked.append(news.step)
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = runner.run(plan("00-mmseg-baseline"), Watcher(stop), patience_s=30)
+    stopped = runner.run(plan("00-mmseg-baseline", epochs=LONG), Watcher(stop), patience_s=30)
     assert stopped.stopped
     assert [each.status for each in stopped.outcomes] == ["interrupted"]
     run = stopped.outcomes[0].record or {}
-    assert run["steps_done"] >= 9
-    [whole] = runner.run(plan("00-mmseg-baseline"), Watcher()).outcomes
+    assert run["steps_done"] >= asked[0]
+    [whole] = runner.run(plan("00-mmseg-baseline", epochs=LONG), Watcher()).outcomes
     assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
 
 

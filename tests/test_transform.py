@@ -15,9 +15,10 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
+from bench import transform
 from bench.dataset import IGNORE
 from bench.streams import AUGMENT, stream
-from bench.transform import DRAWS, FILL, MEAN, STD, color, crop_sample, normalise
+from bench.transform import DRAWS, FILL, MEAN, STD, crop_sample, is_mixed, normalise, see
 
 SIZES = [(97, 61), (61, 97), (40, 40), (33, 150)]  # width, height
 
@@ -61,9 +62,16 @@ def crop(
     image: Image.Image, label: np.ndarray, size: int, row: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Pixels, label, first row and column of the picture, and its extent."""
-    out, out_label = np.full((size, size, 3), 77, np.uint8), np.full((size, size), 77, np.uint8)
-    first, extent = crop_sample(image, Image.fromarray(label), size, row, out, out_label)
-    return out, out_label, first, extent
+    out, out_label = np.full((size, size, 4), 77, np.uint8), np.full((size, size), 77, np.uint8)
+    first, extent = crop_sample(*see(np.asarray(image.convert("RGBX")), label), size, row, out, out_label)
+    return out[..., :3], out_label, first, extent
+
+
+def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
+    """The colour half on pictures (N, 3, S, S)."""
+    pixels = torch.full((len(images), *images.shape[2:], 4), 77, dtype=torch.uint8)
+    pixels[..., :3] = images.permute(0, 2, 3, 1)
+    return transform.color(pixels, uniforms, places)
 
 
 def mixed(window: np.ndarray) -> bool:
@@ -245,10 +253,10 @@ def test_a_picture_of_any_shape_fills_the_crop(size: tuple[int, int], u: float) 
 
 
 def test_the_sources_are_left_alone() -> None:
-    image, label = noise((50, 40)), Image.fromarray(blocks((50, 40), 3))
+    image, label = np.asarray(noise((50, 40)).convert("RGBX")).copy(), blocks((50, 40), 3)
     before = image.tobytes(), label.tobytes()
-    out, out_label = np.empty((24, 24, 3), np.uint8), np.empty((24, 24), np.uint8)
-    crop_sample(image, label, 24, draws(), out, out_label)
+    out, out_label = np.empty((24, 24, 4), np.uint8), np.empty((24, 24), np.uint8)
+    crop_sample(*see(image, label), 24, draws(), out, out_label)
     assert (image.tobytes(), label.tobytes()) == before
 
 
@@ -417,6 +425,71 @@ def test_padding_and_normalisation_have_the_numbers_of_the_baseline() -> None:
     channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
     expected = torch.tensor([[-mean / deviation, (1 - mean) / deviation] for mean, deviation in channels])
     assert torch.allclose(normalise(black_and_white).view(3, 2), expected)
+
+
+def plainly(image: Image.Image, label: np.ndarray, size: int, row: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The whole transform as one would write it down: resize all, crop, mirror, distort, pad, normalise."""
+    side = int(np.round(size * (0.5 + 1.5 * row[0])))
+    small, before = min(side, size), (size - min(side, size)) // 2
+    pixels, numbers = slowly(image, label, size, row)
+    inside = np.s_[:, before : before + small, before : before + small]
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1) / 255
+    shown, places = x[inside], row[-9:]
+    late = ("brightness", "saturation", "hue", "contrast")
+    for name in late if places[8] < 0.5 else STEPS:
+        coin, strength = places[2 * STEPS.index(name) :][:2]
+        if coin < 0.5:
+            shown = ADJUST[name](shown, float((2 * strength - 1) * SPREAD[name]))
+    x[inside] = shown
+    return plain(x), numbers
+
+
+ODD = [(97, 65), (65, 97), (400, 20), (20, 400), (3, 2), (1, 1), (64, 64), (683, 512)]  # width, height
+
+
+@pytest.mark.parametrize("size", ODD)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_transform_is_the_plain_one(size: tuple[int, int], smooth: bool) -> None:
+    """Of any draws and shape, larger than the crop and smaller: a level or two of 255, times what the
+    distortion makes of them (1.5 twice over by contrast and saturation, 1.13 by brightness, 2 by hue)."""
+    label = blocks(size, 5)
+    image = ramp(size) if smooth else noise(size)
+    for index in range(16):
+        row = draws(index, epoch=size[0])
+        pixels, numbers, first, extent = crop(image, label, 33, row)
+        expected, expected_numbers = plainly(image, label, 33, row)
+        assert (numbers != expected_numbers).mean() < 0.1  # a line or two of centres between two pixels
+        places = torch.tensor([[first, extent]])
+        made = color(
+            torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.tensor(row[None, -9:]).float(), places
+        )
+        levels = 255 * (made[0] - expected).abs() * torch.tensor(STD).view(3, 1, 1)
+        assert levels.mean() < 0.6
+        assert levels.max() < 2 * 1.5 * 1.5 * 1.13 * 2
+
+
+def test_no_window_lies_outside_the_picture_by_rounding() -> None:
+    """The resizer refuses one that does."""
+    for index in range(3000):
+        row = draws(index, x=1 - 1e-12, y=1 - 1e-12)
+        width, height = np.random.default_rng(index).integers(1, 3000, 2).tolist()
+        pixels = np.zeros((1, width, 4), np.uint8) if index % 2 else np.zeros((height, 1, 4), np.uint8)
+        out, out_label = np.zeros((3, 3, 4), np.uint8), np.zeros((3, 3), np.uint8)
+        crop_sample(*see(pixels, np.zeros(pixels.shape[:2], np.uint8)), 3, row, out, out_label)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.74, 0.75, 0.76, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 7, 128, 131])
+def test_a_window_is_mixed_where_no_class_has_three_quarters(size: int, share: float) -> None:
+    """Whichever lines the classes lie on: every other one is looked at first."""
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        flat = np.where(np.arange(size * size) < share * size * size, 3, rng.integers(0, 3, size * size))
+        flat[rng.random(size * size) < rng.choice([0, 0.3, 1])] = IGNORE
+        lines = flat.astype(np.uint8).reshape(size, size)
+        for window in (lines, rng.permutation(lines), rng.permutation(lines.ravel()).reshape(size, size)):
+            for some in (window, np.concatenate([window[::2], window[1::2]])):
+                assert is_mixed(Image.fromarray(some)) == mixed(some)
 
 
 @pytest.mark.parametrize("late", [False, True])

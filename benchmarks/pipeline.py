@@ -1,0 +1,252 @@
+"""What does a training sample cost, from files to what the trainer receives?
+
+    python benchmarks/pipeline.py --pairs ../shared/data/ade20k-sample [--rounds 7] [--images 60] [--out FILE]
+
+Crops of 512 x 512 of the pairs found below `--pairs` (images/*.jpg and annotations/*.png), in turn, on one
+core with one thread. Taking turns, each in a process of its own: segbench's batches; the same with colour
+and normalisation; the floor, which is the decoding of image and label and the resizing of windows as large,
+by the same libraries and nothing else; mmsegmentation's pipeline without and with its photometric step, with
+the allocator as it comes and, as segbench sets it, keeping what was freed (they need the extra `peers`).
+Prints the machine, the versions, milliseconds a sample of each round, and the ratios, round by round: median,
+least and most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+CROP, BATCH = 512, 12
+
+Sample = Callable[[int], Any]  # does one step of the work, which is so many samples
+
+
+class Pairs:
+    """The pairs, over and over, as a data set of a thousand."""
+
+    kept = None
+
+    def __init__(self, paths: list[tuple[Path, Path]]) -> None:
+        from bench.dataset import Dataset
+
+        self.inner = object.__new__(Dataset)
+        self.inner.paths, self.inner.classes, self.inner.kept = paths, 150, None
+
+    def __len__(self) -> int:
+        return 1000
+
+    def pair(self, index: int) -> Any:
+        """One of the pairs, read anew."""
+        return self.inner.pair(index % len(self.inner.paths))
+
+
+def batches(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample, int]:
+    """segbench's: a batch, written where the trainer takes it from; with its colours if asked."""
+    import torch
+
+    from bench.batches import Batches
+
+    source: Any = Batches(Pairs(paths), CROP, BATCH, 0)  # type: ignore[arg-type]
+    kept = source.make(0)
+
+    def step(number: int) -> None:
+        source.fill(number, kept)
+        if colour:
+            kept.on(torch.device("cpu"))
+
+    return step, BATCH
+
+
+def floor(paths: list[tuple[Path, Path]]) -> tuple[Sample, int]:
+    """Decode both and resize the windows that `batches` shows, and nothing else."""
+    import numpy as np
+    import simplejpeg
+    from cykooz_resizer.rust_lib import PilImageWrapper, RustResizeOptions, RustResizer
+    from PIL import Image
+
+    from bench.dataset import as_picture
+    from bench.streams import AUGMENT, stream
+    from bench.transform import DRAWS
+
+    content = [path.read_bytes() for path, _ in paths]
+    target = as_picture(np.zeros((CROP, CROP, 4), np.uint8), "CMYK")
+    small = {}
+    boxes = []
+    for index in range(1000):
+        draws = stream(0, AUGMENT, 0, index).random(DRAWS)
+        side = round(CROP * (0.5 + 1.5 * draws[0]))
+        extent = min(side, CROP)
+        top, left = (int(draw * (side - extent + 1)) for draw in draws[2:4])
+        boxes.append((side, extent, top, left))
+        small[extent] = as_picture(np.zeros((extent, extent, 4), np.uint8), "CMYK")
+
+    def step(number: int) -> None:
+        side, extent, top, left = boxes[number % 1000]
+        pixels = simplejpeg.decode_jpeg(content[number % len(paths)], "RGBX")
+        label = Image.open(paths[number % len(paths)][1])
+        label.load()
+        width, height = label.width / side, label.height / side
+        box = (left * width, top * height, (left + extent) * width, (top + extent) * height)
+        label.resize((extent, extent), Image.Resampling.NEAREST, box)
+        options = RustResizeOptions().set_resize_alg(2, 2, 0).set_use_alpha(False)
+        options = options.set_crop_box(*box[:2], 0.999 * extent * width, 0.999 * extent * height)
+        into = target if extent == CROP else small[extent]
+        RustResizer().resize_pil(PilImageWrapper(as_picture(pixels, "CMYK")), PilImageWrapper(into), options)
+
+    return step, 1
+
+
+def mmsegmentation(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample, int]:
+    """Its training pipeline of ADE20K up to what its trainer is given."""
+    from unittest.mock import MagicMock
+
+    for name in ("mmcv._ext", "mmcv.ops"):  # compiled operations, of which none is used
+        sys.modules[name] = MagicMock(__spec__=None, __path__=[])
+    warnings.simplefilter("ignore")
+    import cv2
+    from mmengine.dataset import Compose
+    from mmseg.utils import register_all_modules
+
+    cv2.setNumThreads(1)
+    register_all_modules(init_default_scope=True)
+    steps: list[dict[str, Any]] = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations", "reduce_zero_label": True},
+        {"type": "RandomResize", "scale": (2048, CROP), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": (CROP, CROP), "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        *([{"type": "PhotoMetricDistortion"}] if colour else []),
+        {"type": "PackSegInputs"},
+    ]
+    pipeline = Compose(steps)
+
+    def step(number: int) -> None:
+        image, label = (str(path) for path in paths[number % len(paths)])
+        pipeline({"img_path": image, "seg_map_path": label, "reduce_zero_label": True, "seg_fields": []})
+
+    return step, 1
+
+
+SIDES: dict[str, Callable[[list[tuple[Path, Path]]], tuple[Sample, int]]] = {
+    "segbench": lambda paths: batches(paths, colour=False),
+    "segbench, colour": lambda paths: batches(paths, colour=True),
+    "floor": floor,
+    "mmseg": lambda paths: mmsegmentation(paths, colour=False),
+    "mmseg, colour": lambda paths: mmsegmentation(paths, colour=True),
+    "mmseg, kept memory": lambda paths: mmsegmentation(paths, colour=False),
+    "mmseg, colour, kept memory": lambda paths: mmsegmentation(paths, colour=True),
+}
+RATIOS = [
+    ("segbench", "floor"),
+    ("mmseg", "segbench"),
+    ("mmseg, colour", "segbench, colour"),
+    ("mmseg, kept memory", "segbench"),
+    ("mmseg, colour, kept memory", "segbench, colour"),
+]
+
+
+PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "cykooz-resizer", "mmsegmentation", "mmcv-lite")
+
+
+def surroundings() -> dict[str, str]:
+    """The machine, and the version of all that takes part; without mmsegmentation where there is none."""
+    from bench import machine
+
+    facts = machine.host_facts()
+    found = {
+        "processor": f"one core of {facts['cpu']}",
+        "segbench": f"{facts['git_commit']}{' with changes' if facts['git_dirty'] else ''}",
+        "python": facts["python"],
+    }
+    installed = {each.name.lower().replace(".", "-"): each.version for each in metadata.distributions()}
+    opencv = [name for name in installed if name.startswith("opencv-")]  # it comes under several names
+    return found | {name: installed[name] for name in (*PACKAGES, *opencv) if name in installed}
+
+
+def work(side: str, paths: list[tuple[Path, Path]], samples: int, line: Any) -> None:
+    """A process that measures whenever it is told to, and sends seconds a sample."""
+    import torch
+
+    from bench import device
+
+    torch.set_num_threads(1)
+    if not side.startswith("mmseg") or side.endswith("kept memory"):
+        device.set_up("cpu", 1, False)
+    step, each = SIDES[side](paths)
+    done = 0
+    for _ in range(max(3, 12 // each)):
+        step(done)
+        done += 1
+    line.send("ready")
+    while line.recv():
+        began = time.perf_counter()
+        for _ in range(-(-samples // each)):
+            step(done)
+            done += 1
+        line.send((time.perf_counter() - began) / (-(-samples // each) * each))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--pairs", type=Path, required=True)
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--images", type=int, default=60, help="samples of a side and round")
+    arguments.add_argument("--out", type=Path, help="a JSON file for the figures of every round")
+    chosen = arguments.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    images = sorted((chosen.pairs / "images").rglob("*.jpg"))
+    labels = [chosen.pairs / "annotations" / each.relative_to(chosen.pairs / "images") for each in images]
+    paths = [(image, label.with_suffix(".png")) for image, label in zip(images, labels, strict=True)]
+    around = surroundings()
+    print(f"{len(paths)} pairs; " + ", ".join(f"{name} {version}" for name, version in around.items()))
+    context = multiprocessing.get_context("spawn")
+    lines = {}
+    for side in SIDES:
+        ours, theirs = context.Pipe()
+        context.Process(target=work, args=(side, paths, chosen.images, theirs), daemon=True).start()
+        theirs.close()
+        try:
+            lines[side] = ours if ours.recv() == "ready" else None
+        except EOFError:
+            print(f"{side}: not measured, see above (pip install -e '.[peers]')", flush=True)
+    rounds: list[dict[str, float]] = []
+    for number in range(chosen.rounds):
+        order = list(lines) if number % 2 == 0 else list(lines)[::-1]
+        found = {}
+        for side in order:
+            lines[side].send(True)
+            found[side] = lines[side].recv()
+        rounds.append(found)
+        print(
+            f"round {number + 1}: "
+            + "   ".join(f"{side} {1000 * found[side]:.2f}" for side in lines)
+            + " ms a sample",
+            flush=True,
+        )
+    for one, other in RATIOS:
+        if one in lines and other in lines:
+            ratios = [each[one] / each[other] for each in rounds]
+            print(
+                f"{one} / {other}: median {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}), n = {len(ratios)} rounds of {chosen.images}"
+            )
+    if chosen.out:
+        what = f"seconds a sample, a row a round of {chosen.images} samples; {len(paths)} pairs in turn"
+        kept = {"what": what, "with": around, "rounds": rounds}
+        chosen.out.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
