@@ -50,7 +50,7 @@ def _slowed(function):
 
 {name} = _slowed({name})
 '''
-SLOWED = {"learner": "Learner.train_step", "batches": "Batches.make"}  # what a turn consists of
+SLOWED = {"learner": "Learner.train_step", "batches": "Batches.fill"}  # what a turn consists of
 COLUMNS = ("occasion", "machine", "rung", "pair", "planted_pct", "side", "seconds")
 
 
