@@ -34,20 +34,29 @@ def conclude(comparison: Comparison) -> tuple[str, str]:
         parts.append(f"{unjudged} could not be judged" if unjudged else "")
         return (
             "; ".join(part for part in parts if part),
-            "measure again to rule the machine out; where it is meant, make these records the baseline",
+            "where it is meant, say so to whoever merges it; else look at what the change made slower"
+            if _paired(comparison)
+            else "measure again to rule the machine out; where it is meant, make these records the baseline",
         )
     if comparison.code == check.FINE:
         return f"No regression was found: {_tally(comparison)}", ""
     if not comparison.strict or comparison.blind:
         return (
             f"nothing could be judged: {_obstacle(comparison)}",
-            f"both folders need {stats.FEWEST} finished seeds of a rung, from one machine: segbench run "
+            comparison.hint
+            or f"both folders need {stats.FEWEST} finished seeds of a rung, from one machine: segbench run "
             f"--seeds {stats.FEWEST} --results DIR",
         )
     return (
         f"not every rung could be judged, and --strict was given: {_tally(comparison)}",
-        "more seeds show smaller effects: segbench run --seeds N",
+        "more pairs show smaller effects: --pairs N"
+        if _paired(comparison)
+        else "more seeds show smaller effects: segbench run --seeds N",
     )
+
+
+def _paired(comparison: Comparison) -> bool:
+    return any(family.paired for family in comparison.families)
 
 
 def _regression(comparison: Comparison, family: Family) -> str:
@@ -123,6 +132,8 @@ def table(comparison: Comparison, family: Family) -> Table:
 
 def legend(family: Family) -> str:
     """How the table came about."""
+    if family.paired:
+        return _legend_of_pairs(family)
     if not family.spread.freedom:
         return "A single seed shows no spread: there is no interval and no verdict."
     if family.field == SPEED:
@@ -137,6 +148,17 @@ def legend(family: Family) -> str:
         f"{text} Intervals: Student's t on the deviation pooled over all rungs and both sides ({std}, "
         f"{family.spread.freedom} degrees of freedom), Holm's correction over the table. Shows from: the "
         "smallest loss that so many runs show four times in five."
+    )
+
+
+def _legend_of_pairs(family: Family) -> str:
+    edge, pairs = 1 - family.limit, len(family.rungs[0].new)
+    return (
+        f"Ratio: results over baseline, from {pairs} pairs of processes that took steps in turn. SLOWER: the "
+        f"whole interval below {edge:g}, FASTER: above 1 / {edge:g}, SAME: between them. Interval: Student's "
+        f"t over the pairs, whose ratios spread by {100 * family.spread.std:.1f} %; the chance that any rung "
+        f"is called SLOWER that is not slower by more than {100 * family.limit:g} % is 1 % at most. "
+        "Shows from: the smallest loss that so many pairs show four times in five."
     )
 
 

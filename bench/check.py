@@ -30,7 +30,8 @@ Values = tuple[tuple[float, ...], tuple[float, ...]]  # of the baseline, of the 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A record that takes no part: `side` is BASELINE or RESULTS, `name` its folder below that."""
+    """A record that takes no part: `side` is BASELINE or RESULTS, `name` its folder below that. "." is the
+    whole side, or the comparison of two revisions."""
 
     side: str
     name: str
@@ -56,13 +57,16 @@ class Rung:
 class Family:
     """The rungs of one field of the record, judged together: `images_per_s` by ratios and against a share,
     `final_miou` by differences and against points of mIoU. `limit` is that share or those points.
-    `ladder`: what tells its ladder from the comparison's others; empty where it is the only one."""
+    `ladder`: what tells its ladder from the comparison's others; empty where it is the only one.
+    `paired`: the values are those of pairs of processes (`against`), and the spread is that of their ratios.
+    """
 
     field: str
     limit: float
     rungs: tuple[Rung, ...]
     spread: stats.Spread
     ladder: str = ""
+    paired: bool = False
 
     @property
     def blind(self) -> bool:
@@ -76,14 +80,17 @@ class Family:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; `notes` are doubts about what was compared, a sentence each."""
+    """What `compare` found; `notes` are doubts about what was compared, a sentence each. `baseline` and
+    `results` are folders, or the names of two revisions. `hint`: what to do where nothing could be judged, if
+    it is known."""
 
-    baseline: Path
-    results: Path
+    baseline: Path | str
+    results: Path | str
     strict: bool
     families: tuple[Family, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    hint: str = ""
 
     @property
     def code(self) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from bench.archive import Watch
+    from bench.check import Comparison
     from bench.prepare import Prepared
     from bench.recipe import Recipe
     from bench.runner import Outcome, Result, Run
@@ -169,9 +170,7 @@ def run(
 
     from bench import progress, recipe, runner, workload
 
-    recipes = recipe.select(name.strip() for names_ in names for name in names_.split(",") if name.strip())
-    if not recipes:
-        raise click.UsageError("--recipe names no recipe.")
+    recipes = recipe.select(_listed(names))
     command = shlex.join(["segbench", *sys.argv[1:]])
     place = _find_seat(devices)
     console = Console(stderr=True, quiet=place.rank > 0)
@@ -204,6 +203,14 @@ def run(
     click.echo(
         "Next: segbench report" + ("" if results == RESULTS else f" --results {shlex.quote(str(results))}")
     )
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    """The names of an option that may be repeated and takes several by commas."""
+    listed = [name.strip() for each in names for name in each.split(",") if name.strip()]
+    if not listed:
+        raise click.UsageError("--recipe names no recipe.")
+    return listed
 
 
 def _find_seat(devices: int | None) -> Seat:
@@ -330,11 +337,46 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
-    required=True,
     metavar="DIR",
     help="The records to compare with, from this machine.",
 )
 @_results_option("The records to judge.")
+@click.option("--convergence", is_flag=True, help="Compare the final mIoU, too.")
+@click.option("--against", "ref", metavar="GIT_REF", help="The commit to measure beside this checkout.")
+@click.option(
+    "--recipe",
+    "names",
+    multiple=True,
+    default=["00-mmseg-baseline"],
+    show_default=True,
+    metavar="NAME",
+    help="What both train, as in `run`.",
+)
+@click.option(
+    "--workload",
+    "workload_name",
+    default="mini",
+    show_default=True,
+    metavar="NAME",
+    help="On what, as in `run`.",
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="As in `run`.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="PATH", help="As in `run`.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="As in `run`.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=3),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Pairs of processes; more of them show smaller effects.",
+)
 @click.option(
     "--tolerance",
     callback=_share,
@@ -343,7 +385,6 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
     metavar="SHARE",
     help="Loss of throughput that is no regression, as 2% or 0.02.",
 )
-@click.option("--convergence", is_flag=True, help="Compare the final mIoU, too.")
 @click.option("--strict", is_flag=True, help="Exit with 4 where a rung cannot be told or judged, too.")
 @click.option(
     "--format",
@@ -354,21 +395,73 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
     help="github: annotations, and the tables in the summary of the workflow.",
 )
 def check(
-    baseline: Path, results: Path, tolerance: float, convergence: bool, strict: bool, form: str
+    baseline: Path | None,
+    results: Path,
+    convergence: bool,
+    ref: str | None,
+    tolerance: float,
+    strict: bool,
+    form: str,
+    **probed: Any,
 ) -> None:
-    """Is the throughput of these records worse than that of those?
+    """Is the throughput worse than it was?
 
-    For records of one's own, unchanging machine. Exits with 3 where a rung is slower (or worse in mIoU), with
-    4 where nothing could be judged.
+    With --baseline: that of these records than that of those, on one's own, unchanging machine. With
+    --against: that of this checkout than that of a commit, both measured here and now, turn by turn; also on
+    machines that are shared. Exits with 3 where a rung is slower (or worse in mIoU), with 4 where nothing
+    could be judged.
 
     \b
     Examples:
       segbench check --baseline results/before
       segbench check --baseline results/before --tolerance 5% --convergence --strict --format github
+      segbench check --against origin/main
+      segbench check --against HEAD~1 --recipe 00,07 --pairs 30 --format github
     """
-    from bench import bulletin, check
+    ctx = click.get_current_context()
+    if (baseline is None) == (ref is None):
+        raise click.UsageError("Name one of --baseline DIR and --against GIT_REF.")
+    foreign = {"--results": "results", "--convergence": "convergence"}
+    if ref is None:
+        foreign = {"--recipe": "names", "--workload": "workload_name", **{f"--{key}": key for key in probed}}
+    for option, name in foreign.items():
+        if name in ctx.params and ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} goes with --{'against' if ref is None else 'baseline'} alone.")
+    if ref is not None:
+        found = _measure_against(ref, tolerance=tolerance, strict=strict, **probed)
+    else:
+        from bench import check
 
-    found = check.compare(baseline, results, tolerance, convergence=convergence, strict=strict)
+        assert baseline is not None
+        found = check.compare(baseline, results, tolerance, convergence=convergence, strict=strict)
+    _tell(found, form)
+
+
+def _measure_against(
+    ref: str,
+    *,
+    names: tuple[str, ...],
+    workload_name: str,
+    pairs: int,
+    tolerance: float,
+    strict: bool,
+    **where: Any,
+) -> Comparison:
+    """Both revisions, turn by turn, with a bar to watch."""
+    from rich.console import Console
+
+    from bench import against, progress, recipe, workload
+
+    recipes = recipe.select(_listed(names))
+    question = against.Question(recipes, workload.load(workload_name), **where)
+    with progress.Stages(Console(stderr=True)) as stages:
+        return against.compare(ref, question, stages.begin, pairs=pairs, tolerance=tolerance, strict=strict)
+
+
+def _tell(found: Comparison, form: str) -> None:
+    """Print what a check found, and leave with its code."""
+    from bench import bulletin
+
     if form == "text":
         for family in bulletin.shown(found):
             click.echo(f"{bulletin.title(family)}\n")

@@ -152,21 +152,15 @@ def plan(
             f"{results} holds reference records, which no run may touch",
             "measure into another folder with --results, then copy what is to be kept",
         )
-    _check_data(workload, data)
-    _check_weights(workload, weights)
-    _check_devices(workload, seat.devices)
-    for recipe in recipes:
-        check_recipe(recipe, workload)
-    context = _serve(trainer)  # imports torch while the records are read
+    _check(recipes, workload, data, weights, seat)
+    _serve(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
     facts = {
-        **_ask(context, trainer, "facts", device, seat.local_devices),
+        **survey(recipes, workload, data=data, weights=weights, device=device, seat=seat, trainer=trainer),
         **_settings(workload, deterministic),
         "device_count": seat.devices,
     }
-    for recipe in recipes:
-        check_recipe(recipe, workload, facts["device"])
     return [
         _look(
             Job(
@@ -188,12 +182,44 @@ def plan(
     ]
 
 
+def survey(
+    recipes: Sequence[Recipe],
+    workload: Workload,
+    *,
+    data: Path | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    seat: Seat = ALONE,
+    trainer: str = TRAINER,
+) -> dict[str, Any]:
+    """The machine's fields of the record, once it is clear that the recipes can be trained on it.
+
+    Raises BenchError for an absent device, recipes that workload or device rule out, and missing data.
+    """
+    _check(recipes, workload, data, weights, seat)
+    facts: dict[str, Any] = _ask(_serve(trainer), trainer, "facts", device, seat.local_devices)
+    for recipe in recipes:
+        check_recipe(recipe, workload, facts["device"])
+    return facts
+
+
 def order(recipes: Sequence[Recipe], seeds: int) -> Iterator[tuple[Recipe, int]]:
     """Seed by seed, each beginning one recipe later, so that a drift of the machine lands on no one rung."""
     for seed in range(seeds):
         first = seed % len(recipes)
         for recipe in (*recipes[first:], *recipes[:first]):
             yield recipe, seed
+
+
+def _check(
+    recipes: Sequence[Recipe], workload: Workload, data: Path | None, weights: Path | None, seat: Seat
+) -> None:
+    """BenchError: something is wrong that shows without torch."""
+    _check_data(workload, data)
+    _check_weights(workload, weights)
+    _check_devices(workload, seat.devices)
+    for recipe in recipes:
+        check_recipe(recipe, workload)
 
 
 def _check_data(workload: Workload, data: Path | None) -> None:

@@ -171,9 +171,14 @@ def is_path(wanted: str | Path) -> bool:
 
 def difference(a: Settings, b: Settings) -> list[tuple[str, Any, Any]]:
     """("section.key", value in a, value in b) wherever the two differ; None where one does not state it."""
+    return differing(a.values, b.values)
+
+
+def differing(a: Values, b: Values) -> list[tuple[str, Any, Any]]:
+    """The same of values alone."""
     rows = []
-    for section in dict.fromkeys([*a.values, *b.values]):
-        ours, theirs = a.values.get(section, {}), b.values.get(section, {})
+    for section in dict.fromkeys([*a, *b]):
+        ours, theirs = a.get(section, {}), b.get(section, {})
         for key in dict.fromkeys([*ours, *theirs]):
             if ours.get(key) != theirs.get(key):
                 rows.append((f"{section}.{key}", ours.get(key), theirs.get(key)))

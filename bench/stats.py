@@ -160,6 +160,26 @@ def _quotients(pairs: Sequence[Pair], spread: Spread, tolerance: float) -> list[
     return found
 
 
+def paired(ratios: Sequence[float], tolerance: float = TOLERANCE, alpha: float = ALPHA / 2) -> Contrast:
+    """Geometric mean of the `ratios` of two speeds, one from each pair of processes: less is slower.
+
+    Verdicts are those of `speedups`. `alpha`: the chance of a false `slower` where the true ratio is
+    1 - `tolerance`, and of a false `faster` at its reciprocal; nearer to 1 both are rarer.
+    """
+    logs = [math.log(ratio) for ratio in ratios]
+    count, std = len(logs), deviation(logs)
+    if not logs:
+        return Contrast(math.nan, reason="nothing measured")
+    delta = fmean(logs)
+    if count < FEWEST or not std:
+        return Contrast(math.exp(delta), reason=f"n = {count}" if std != 0 else "no spread between pairs")
+    error = std / math.sqrt(count)
+    half = _quantile(1 - alpha, count - 1) * error
+    low, high = math.exp(delta - half), math.exp(delta + half)
+    least = (1 - tolerance) * math.exp(-_detectable(count - 1, 2 * alpha) * error)
+    return Contrast(math.exp(delta), low, high, _pace(1 / high, 1 / low, tolerance), least)
+
+
 def _logarithms(values: Sequence[float]) -> list[float]:
     """NaN, of which nothing can be said, for what is no positive number."""
     return [math.log(value) if value > 0 else math.nan for value in values]

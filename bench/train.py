@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import itertools
 import os
 import platform
 import shutil
@@ -275,15 +276,17 @@ class Run:
     def evaluate(self, stop: _Stop) -> None:
         """Score the validation set, then save everything; nothing where a loss was not finite.
 
-        Raises Interrupted where somebody says stop meanwhile, on one device; several end it together.
+        Raises Interrupted where somebody says stop meanwhile, on all devices once each has left off.
         """
         self.enter("eval")
         if self.log.bad:
             return
         self.tell(force=True)
-        alone = self.group.devices == 1
-        self.confusion = self.learner.evaluate(_until(stop, self.validation) if alone else self.validation)
-        scores = score(self.confusion)
+        confusion = self.learner.evaluate(_until(stop, self.validation))
+        if any(self.group.gather(stop.requested)):
+            raise Interrupted
+        self.confusion = confusion
+        scores = score(confusion)
         since = self.evals[-1]["step"] if self.evals else 0
         self.enter("checkpoint")
         self.evals.append(
@@ -454,11 +457,8 @@ class _Stop:
 
 
 def _until(stop: _Stop, validation: Scored) -> Scored:
-    """The validation set as long as nobody says stop; then Interrupted."""
-    for batch in validation:
-        if stop.requested:
-            raise Interrupted
-        yield batch
+    """The validation set as long as nobody says stop."""
+    return itertools.takewhile(lambda _: not stop.requested, validation)
 
 
 @contextlib.contextmanager

@@ -239,3 +239,35 @@ def test_an_annotation_is_one_line_whatever_it_says() -> None:
         "::warning title=segbench check::Left out of the results: mini/a%250Ab/seed-0: "
         "failed: 100 %25%0D%0A::error::gone."
     )
+
+
+# Pairs of processes
+
+
+def pairs(*rungs: Rung, **known: Any) -> Comparison:
+    family = Family("images_per_s", 0.02, rungs, stats.Spread(0.006, 15, False), paired=True)
+    return comparison(families=(family,), baseline="main (c0ffee5)", results="the working tree", **known)
+
+
+def test_the_legend_of_pairs_says_how_they_were_taken_and_what_a_false_alarm_costs() -> None:
+    told = bulletin.legend(pairs(SAME).families[0])
+    assert told.startswith("Ratio: results over baseline, from 3 pairs of processes that took steps in turn.")
+    assert "the whole interval below 0.98" in told
+    assert "whose ratios spread by 0.6 %" in told
+    assert "the chance that any rung is called SLOWER that is not slower by more than 2 % is 1 %" in told
+
+
+def test_the_advice_on_pairs_is_not_that_on_records() -> None:
+    for found in (pairs(SLOWER), pairs(SAME, DOUBT, strict=True)):
+        assert "seeds" not in bulletin.conclude(found)[1]
+        assert "records" not in bulletin.conclude(found)[1]
+    assert "--pairs" in bulletin.conclude(pairs(SAME, DOUBT, strict=True))[1]
+
+
+def test_where_nothing_could_be_judged_a_known_hint_comes_first() -> None:
+    left = (LeftOut("baseline", ".", "there is no commit"),)
+    found = pairs(left_out=left, hint="git fetch")
+    assert bulletin.conclude(found) == ("nothing could be judged: there is no commit", "git fetch")
+    assert bulletin.markdown(found).count("there is no commit") == 2
+    document = json.loads(bulletin.to_json(found))
+    assert (document["exit_code"], document["baseline"]) == (4, "main (c0ffee5)")

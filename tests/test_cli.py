@@ -124,6 +124,15 @@ def test_the_version_names_torch_without_importing_it() -> None:
         ["check"],
         *(["check", "--baseline", "x", f"--tolerance={text}"] for text in NO_SHARES),
         ["check", "--baseline", "x", "--format", "html"],
+        ["check", "--baseline", "x", "--against", "HEAD"],
+        ["check", "--against", "HEAD", "--results", "x"],
+        ["check", "--against", "HEAD", "--convergence"],
+        ["check", "--against", "HEAD", "--pairs", "2"],
+        ["check", "--against", "HEAD", "--recipe", ","],
+        *(
+            ["check", "--baseline", "x", f"--{option}"]
+            for option in ("recipe=00", "workload=mini", "data=x", "weights=x", "device=cpu", "pairs=9")
+        ),
         ["recipes", "diff", "00"],
         ["prepare", "camvid", "source"],
         ["prepare", "ade20k", "only-one"],
@@ -515,6 +524,25 @@ def test_a_summary_that_cannot_be_written_is_an_error(place: Path, monkeypatch: 
     done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--format", "github")
     assert done.exit_code == 1
     assert done.stderr.startswith(f"Error: cannot write the summary {place}: ")
+
+
+def test_check_against_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import against
+
+    asked: list[Any] = []
+
+    def compare(ref: str, question: against.Question, watch: object, **options: Any) -> Any:
+        asked.append((ref, [each.name for each in question.recipes], question.workload.name, options))
+        raise BenchError("enough")
+
+    monkeypatch.setattr(against, "compare", compare)
+    call("check", "--against", "HEAD")
+    call("check", "--against", "v1", "--recipe", "00,07", "--workload", "camvid", "--pairs", "9", "--strict")
+    usual = {"pairs": against.PAIRS, "tolerance": 0.02, "strict": False}
+    assert asked == [
+        ("HEAD", ["00-mmseg-baseline"], "mini", usual),
+        ("v1", ["00-mmseg-baseline", "07-no-sync-bn"], "camvid", {**usual, "pairs": 9, "strict": True}),
+    ]
 
 
 def test_check_needs_no_torch_and_nothing_else_that_is_slow() -> None:

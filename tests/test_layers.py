@@ -17,8 +17,9 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # it and from its right in its own row; one without torch never imports one with it, wherever that stands.
 LAYERS = """
     | __main__ cli
-    train artifacts | report figures curves mistakes gallery timelines labels ink tables arrival contrasts \
-        ladder bulletin sheet check runner progress doctor prepare
+    train artifacts probe \
+        | report figures curves mistakes gallery timelines labels ink tables arrival contrasts ladder \
+        bulletin sheet against check runner progress doctor prepare duel revision
     source learner batchnorm group noise evaluate steps batches replicas transform pretrained model \
         operators optim checkpoint device \
         | verification machine nvml dataset download draft archive scenes places scenery brush streams

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,11 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
-from bench import BenchError, progress, record, runner
+from bench import BenchError, progress, record, runner, train
+from bench.mailbox import Mailbox
+from bench.progress import Progress
+from bench.runner import Job
 from bench.seat import Seat
 from tests import small
 from tests.test_runner import Watcher
@@ -113,6 +119,56 @@ def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
     assert run["steps_done"] >= 9
     [whole] = runner.run(plan("00-mmseg-baseline"), Watcher()).outcomes
     assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
+
+
+def member(job: Job, stop: bool, news: Any) -> None:
+    def listen(progress: Progress) -> None:
+        if stop and progress.phase == "eval" and progress.step == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        train.train(job, listen)
+        news.put(("finished", job.seat.rank))
+    except train.Interrupted:
+        news.put(("interrupted", job.seat.rank))
+
+
+def both(jobs: list[Job], stopped: int | None = None) -> list[tuple[str, int]]:
+    """How the two devices of a run end; `stopped`: the one that is told to stop in the second evaluation."""
+    fork = multiprocessing.get_context("fork")
+    box, news = Mailbox(fork, 2), fork.Queue()
+    processes = [
+        fork.Process(
+            target=member,
+            args=(replace(job, seat=Seat(rank, 2, rank, 2, mailbox=box)), rank == stopped, news),
+        )
+        for rank, job in enumerate(jobs)
+    ]
+    for each in processes:
+        each.start()
+    ends = sorted(news.get(timeout=60) for _ in processes)
+    for each in processes:
+        each.join()
+    return ends
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_in_an_evaluation_ends_it_on_all_devices_and_it_is_made_anew(
+    tmp_path: Path, rank: int
+) -> None:
+    torch.set_num_threads(1)  # a pool of threads would not survive the forks
+    pictures = small.data(tmp_path / "pictures")
+    whole, broken = (small.job(tmp_path / name, pictures) for name in ("whole", "broken"))
+    assert both([whole] * 2) == [("finished", 0), ("finished", 1)]
+    assert both([broken] * 2, stopped=rank) == [("interrupted", 0), ("interrupted", 1)]
+    run = record.read(broken.folder)
+    assert (run["status"], run["steps_done"]) == ("interrupted", 16)
+    assert [row["step"] for row in record.read_evals(broken.folder)] == [8]
+    assert both([broken] * 2) == [("finished", 0), ("finished", 1)]
+    assert [each["per_class_iou"] for each in record.read_evals(broken.folder)] == [
+        each["per_class_iou"] for each in record.read_evals(whole.folder)
+    ]
+    assert record.read(broken.folder)["final_loss"] == record.read(whole.folder)["final_loss"]
 
 
 @pytest.mark.parametrize("devices", [3, 5, 16])

@@ -381,3 +381,66 @@ def test_a_loss_at_the_margin_is_rarely_called_worse_or_not_worse() -> None:
         found = stats.shortfalls(list(zip(new, old, strict=True)), stats.pool([*old, *new]))
         wrong += any(contrast.verdict != "cannot tell" for contrast in found)
     assert wrong / times <= 0.065  # 5 % and three standard errors of a thousand draws
+
+
+# Pairs
+
+
+def test_pairs_are_judged_by_a_t_interval_of_their_log_ratios() -> None:
+    ratios = [0.95, 0.97, 0.96, 0.94]
+    found = stats.paired(ratios, tolerance=0.02, alpha=0.01)
+    logs = [math.log(ratio) for ratio in ratios]
+    low, high = reference.t.interval(0.98, 3, np.mean(logs), reference.sem(logs))
+    assert found.delta == pytest.approx(math.exp(np.mean(logs)))
+    assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)))
+
+
+@pytest.mark.parametrize(
+    ("center", "spread", "verdict"),
+    [
+        (0.90, 0.002, "slower"),
+        (1.11, 0.002, "faster"),
+        (1.0, 0.002, "same"),
+        (0.97, 0.02, "cannot tell"),
+        (1.0, 0.05, "cannot tell"),
+    ],
+)
+def test_a_pair_of_speeds_is_slower_faster_the_same_or_cannot_be_told(
+    center: float, spread: float, verdict: str
+) -> None:
+    ratios = [center * (1 + step * spread) for step in (-1, -0.5, 0, 0.5, 1)]
+    assert stats.paired(ratios).verdict == verdict
+    assert stats.paired([1 / ratio for ratio in ratios]).verdict == {
+        "slower": "faster", "faster": "slower",
+    }.get(verdict, verdict)  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(3, 0.01), (8, 0.01), (16, 0.01), (16, 0.025)])
+def test_the_interval_of_pairs_covers_and_at_the_edge_false_alarms_are_as_many_as_asked(
+    count: int, alpha: float
+) -> None:
+    random = np.random.default_rng(count)
+    draws = 0.98 * np.exp(0.01 * random.standard_normal((8000, count)))
+    found = [stats.paired(row.tolist(), 0.02, alpha) for row in draws]
+    covered = [each.low < 0.98 < each.high for each in found if each.low and each.high]
+    assert 1 - 2 * alpha == pytest.approx(sum(covered) / len(found), abs=0.005)
+    assert alpha == pytest.approx(sum(each.verdict == "slower" for each in found) / len(found), abs=0.004)
+
+
+def test_the_smallest_slowdown_of_pairs_is_found_four_times_in_five() -> None:
+    random = np.random.default_rng(17)
+    noise = np.exp(0.01 * random.standard_normal((3000, 12)))
+    exact = [math.exp(x) for x in 0.01 * reference.zscore(random.standard_normal(12), ddof=1)]
+    smallest = stats.paired(exact, 0.02, 0.01).smallest  # at a deviation of 1 %, as is the truth
+    assert smallest is not None
+    found = [stats.paired((smallest * row).tolist(), 0.02, 0.01).verdict for row in noise]
+    assert found.count("slower") / len(found) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reason"),
+    [([], "nothing measured"), ([0.5, 0.6], "n = 2"), ([0.5] * 5, "no spread between pairs")],
+)
+def test_pairs_that_show_no_spread_have_no_verdict(ratios: list[float], reason: str) -> None:
+    found = stats.paired(ratios)
+    assert (found.verdict, found.low, found.reason) == (None, None, reason)
