@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every process forked from here
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrained, replicas, workload
 from bench import model as models
@@ -127,24 +126,20 @@ class Learner:
         self.model.train()
         return prediction.cpu()
 
-    def warm_up(self, validation: Scored) -> int:
+    def warm_up(self, validation: Scored) -> None:
         """Steps on noise and one batch of evaluation, so that the first real step finds everything in place.
 
-        Everything is put back as it was. Returns the FLOPs of one training image, forward and backward.
+        Everything is put back as it was.
         """
         before = _copy(self.state())
-        flops, count = 0, self.batch_size // self.group.devices
+        count = self.batch_size // self.group.devices
         for number in range(WARM_UP_STEPS):
             batch = noise.batch(count, self.crop, self.classes, (self.seed, WARM_UP, number), self.device)
-            with FlopCounterMode(display=False) if number == 0 else contextlib.nullcontext() as counter:
-                self.train_step(batch, step=0, lr=0.0)
-            if counter is not None:
-                flops = counter.get_total_flops() // count
+            self.train_step(batch, step=0, lr=0.0)
         for images, labels in itertools.islice(validation, 1):  # a small set may leave some device none
             self.predict(images, labels.shape[1:])
         self.optimizer = optim.build(self.recipe["optim"], self.model)
         self.load(before)
-        return flops
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs."""

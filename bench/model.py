@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
+
+from bench.operators import Conv2d, enlarge
 
 
 class DeepLab(nn.Module):
@@ -43,7 +46,7 @@ class DeepLab(nn.Module):
         self.fuse = nn.Sequential(
             separable(head_width + low_width, head_width), separable(head_width, head_width)
         )
-        self.classify = nn.Conv2d(head_width, classes, 1)
+        self.classify = Conv2d(head_width, classes, 1)
         self.dropout = dropout
         self.head_width = head_width
 
@@ -56,7 +59,7 @@ class DeepLab(nn.Module):
         fused = self.fuse(torch.cat([resize(context, low.shape[2:]), self.low(low)], 1))
         if keep is not None:
             fused = fused * (keep.to(fused.dtype) / (1 - self.dropout))[:, :, None, None]
-        return resize(self.classify(fused), images.shape[2:])
+        return enlarge(self.classify(fused), images.shape[2:])
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The two taps: layer1 at stride 4 and layer4 at the output stride."""
@@ -106,6 +109,14 @@ def build(settings: Mapping[str, Any], classes: int) -> DeepLab:
     return model
 
 
+def training_flops(settings: Mapping[str, Any], classes: int, crop: int) -> int:
+    """FLOPs of one training image, forward and backward, as the layers of the model ask for them: counted
+    without a device, so that the way in which one computes them does not count."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build(settings, classes)(torch.empty(2, 3, crop, crop)).sum().backward()
+    return counter.get_total_flops() // 2
+
+
 def initialise(module: nn.Module) -> None:
     """Kaiming normal (fan-in) for convolutions, zero for biases; batch norm keeps weight 1 and bias 0."""
     for layer in module.modules():
@@ -143,7 +154,7 @@ def conv_bn(channels: int, width: int, kernel: int, dilation: int = 1, groups: i
     """Convolution without bias, batch norm, ReLU; the size stays."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
+        Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )
@@ -163,7 +174,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 def _stage(before: int, width: int, depth: int, stride: int) -> nn.Sequential:
     downsample = None
     if stride != 1 or before != width:
-        downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        downsample = nn.Sequential(Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
     blocks = [BasicBlock(before, width, stride, downsample)]
     blocks += [BasicBlock(width, width) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, artifacts, batches, checkpoint, device, machine, optim, record, source, workload
+from bench import model as models
 from bench.batches import Batch
 from bench.clock import Clock
 from bench.device import facts
@@ -232,7 +233,10 @@ class Run:
         # torch lets convolutions round to TF32 where it may, so that is the peak to be measured against
         rounded = self.job.facts["tf32"] and self.learner.precision == "float32"
         precision = "tf32" if rounded else self.learner.precision
-        self.identity["flops_per_image"] = self.learner.warm_up(self.validation)
+        self.learner.warm_up(self.validation)
+        self.identity["flops_per_image"] = models.training_flops(
+            self.workload["model"], len(self.classes), self.workload["train"]["crop"]
+        )
         self.identity["peak_measured_tflops"] = device.measured_peak_tflops(self.device, precision)
         gpu = self.job.facts["gpu"]
         self.identity["peak_nominal_tflops"] = machine.nominal_peak_tflops(gpu, precision) if gpu else None

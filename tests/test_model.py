@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -57,6 +58,16 @@ def test_a_forward_pass_of_512_by_512_pixels_takes_the_published_number_of_produ
         net(torch.empty(1, 3, 512, 512, device="meta"))
     counts = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
     assert counts["Global"] == pytest.approx(253.58, abs=0.005)
+
+
+def test_the_operations_of_a_training_image_are_those_of_its_layers_whatever_computes_them() -> None:
+    chosen = settings("narrow")
+    net = model.build(chosen, 12)  # in planes: torch's own operators
+    with FlopCounterMode(display=False) as counter, mock.patch.object(model, "enlarge", model.resize):
+        net(torch.randn(2, 3, 48, 48)).sum().backward()
+    before = torch.get_rng_state()
+    assert model.training_flops(chosen, 12, 48) == counter.get_total_flops() / 2 == 62_220_288
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
