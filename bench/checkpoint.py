@@ -7,6 +7,7 @@ code.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ def save(folder: Path, content: dict[str, Any]) -> None:
             os.replace(path, folder / BEFORE)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only now
+            partial.unlink()
         raise record.unwritable(path, error) from error
 
 

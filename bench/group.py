@@ -146,6 +146,13 @@ def joined(seat: Seat, device: torch.device) -> Iterator[Group]:
     if seat.mailbox is not None:
         yield Group(seat.rank, seat.devices, mailbox=seat.mailbox)
         return
+    with connected(seat, device) as group:
+        yield group
+
+
+@contextmanager
+def connected(seat: Seat, device: torch.device) -> Iterator[Group]:
+    """The group of processes that talk through NCCL or gloo."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, store=_store(seat), rank=seat.rank, world_size=seat.devices, timeout=TIMEOUT

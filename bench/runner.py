@@ -365,6 +365,8 @@ def _train_all(
                 if isinstance(begun, _Training):
                     free.pop()
                     training.append(begun)
+                elif job.seat.launched:
+                    raise _alone(begun)
                 elif begun.status == "taken" and job.key not in postponed:
                     postponed.add(job.key)  # look again when the others are done
                     queue.append(Run(job, "train", None))
@@ -515,6 +517,7 @@ class _Training:
         self._open = list(self._pipes)  # those that may still tell something
         self._last_words: dict[int, BenchError] = {}
         self._broken: float | None = None  # when the first of several devices failed
+        self._killed: set[int] = set()  # devices that were ended from here
 
     @property
     def sources(self) -> list[Any]:
@@ -524,7 +527,8 @@ class _Training:
     def has_ended(self, display: Display) -> bool:
         """Hand on what the processes have told since, and say whether all are gone.
 
-        Where one has failed the others wait for it in vain: they are given a while, then ended.
+        Where one has failed, or the first is gone, the others wait for it in vain: they are given a while,
+        then ended. One that was asked to stop leaves the first to its checkpoint.
         """
         codes = [each.exitcode for each in self.processes]  # asked first, so that no word is missed
         for rank, pipe in enumerate(self._pipes):
@@ -540,7 +544,7 @@ class _Training:
                     display.tell(self.look.job.key, message)
         if None not in codes:
             return True
-        if self._broken is None and any(codes):
+        if self._broken is None and (codes[0] is not None or any(map(_has_failed, codes))):
             self._broken = time.monotonic()
         if self._broken is not None and time.monotonic() - self._broken > PEERS_S:
             self.kill()
@@ -553,6 +557,7 @@ class _Training:
 
     def kill(self) -> None:
         """End all processes, whatever they do."""
+        self._killed.update(rank for rank, each in enumerate(self.processes) if each.exitcode is None)
         for each in self.processes:
             each.kill()
 
@@ -574,6 +579,8 @@ class _Training:
         try:
             if self.look.job.seat.rank:
                 return _settle_aside(self.look.job, codes[0], self._last_words.get(0))
+            for rank in self._killed:  # it says nothing about them that we have ended them
+                codes[rank] = INTERRUPTED if codes[rank] == -signal.SIGKILL else codes[rank]
             return _settle(self.look, codes, self._last_words, stopped=stopped)
         except BenchError as error:
             return Outcome(self.look.job, "failed", None, error.message, error.hint)
@@ -594,7 +601,12 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
     """Lock the run's folder and start its process; or what became of the run instead."""
     try:
         if job.seat.rank:  # the first device keeps lock and record
-            job.folder.mkdir(parents=True, exist_ok=True)  # of the log; the first may not have come so far
+            try:
+                job.folder.mkdir(
+                    parents=True, exist_ok=True
+                )  # of the log; the first may not have come so far
+            except OSError as error:
+                raise record.unwritable(job.folder, error) from error
             display.start(job.key, resumed=False)
             return _Training(Run(job, "train", None), None, context, trainer)
         lock = Lock.take(job.folder)
@@ -615,14 +627,21 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
         return Outcome(job, "failed", None, error.message, error.hint)
 
 
+def _alone(begun: Outcome) -> BenchError:
+    """The error that ends this process, and so all that torchrun started: they would wait for it in vain."""
+    is_taken = begun.status == "taken"
+    why = begun.error or ("another segbench trains it" if is_taken else f"it is {begun.status} by now")
+    hint = "wait for the other segbench" if is_taken else "start it on all machines again"
+    return BenchError(f"{begun.job.folder}: {why}", begun.hint or hint)
+
+
 def _settle(
     look: Run, codes: Sequence[int], last_words: Mapping[int, BenchError], *, stopped: bool
 ) -> Outcome:
     """What became of a run whose processes have ended; finishes the record where they could not."""
     job = look.job
     found = _read(job.folder)
-    # where one of several devices dies, the others fail of its silence: it is the one to name
-    lost = next((rank for rank, code in enumerate(codes) if rank and _is_lost(code, last_words.get(rank))), 0)
+    lost = _find_lost(codes, last_words)
     last_word = last_words.get(lost)
     ended = found if found != look.record and found is not None and found["status"] != "running" else None
     if ended is not None and not (lost and ended["status"] == "failed"):
@@ -648,9 +667,16 @@ def _settle_aside(job: Job, code: int, last_word: BenchError | None) -> Outcome:
     return Outcome(job, status, None, error, last_word.hint if last_word else "")
 
 
-def _is_lost(code: int, last_word: BenchError | None) -> bool:
-    """Whether a process ended by something of its own: killed from outside, or with a word about it."""
-    return last_word is not None or code < 0
+def _find_lost(codes: Sequence[int], last_words: Mapping[int, BenchError]) -> int:
+    """The device to name where one of several dies and the others fail of its silence: the first that was
+    killed from outside or said why, else the first that failed at all."""
+    failed = [rank for rank, code in enumerate(codes) if _has_failed(code)]
+    return next((rank for rank in failed if codes[rank] < 0 or rank in last_words), (failed or [0])[0])
+
+
+def _has_failed(code: int | None) -> bool:
+    """Whether a process has ended, neither at its end nor because it was asked to."""
+    return code not in (None, 0, INTERRUPTED)
 
 
 def _last_words(job: Job, exitcode: int) -> str:
@@ -671,7 +697,6 @@ def _last_words(job: Job, exitcode: int) -> str:
 def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
     """The body of a run's process. `lock` is only held: the kernel lets go of it when the process is gone."""
     open_signals(leave)  # until the trainer takes them over there is nothing to save
-    _log_to(job)
     module = importlib.import_module(trainer)
     runner_lives = True
 
@@ -685,13 +710,15 @@ def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     try:
+        _log_to(job)
         module.train(job, tell)
     except module.Interrupted:
         sys.exit(INTERRUPTED)
     except BenchError as error:
-        print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
         with contextlib.suppress(OSError):
             send.send(error)
+        with contextlib.suppress(OSError):  # a full disk takes no log, either
+            print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
         sys.exit(error.code)
 
 
@@ -699,13 +726,20 @@ _HEADLINE = "=== "
 
 
 def _log_to(job: Job) -> None:
-    """Send all output of this process to the run's log, a crash of the interpreter included."""
-    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Send all output of this process to the run's log, a crash of the interpreter included.
+
+    BenchError: the disk is full or read-only.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    headline = f"{_HEADLINE}{now}  {job.command}  (process {os.getpid()})\n"
+    try:
+        handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(handle, headline.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise record.unwritable(job.log, error) from error
     for number in (1, 2):
         os.dup2(handle, number)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", 1, encoding="utf-8", errors="backslashreplace")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    print(f"{_HEADLINE}{now}  {job.command}  (process {os.getpid()})")
     faulthandler.enable()
 
 

@@ -40,7 +40,7 @@ __all__ = ["Interrupted", "examine", "facts", "find_weights", "ready", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
-ASK_STEPS = 8  # over several devices: between two questions whether to stop
+ASK_STEPS, ASK_S = 8, 1.0  # over several devices: at most, between two questions whether to stop
 SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
 
 
@@ -186,7 +186,7 @@ class Run:
         self.waited_s: float = saved["waited_s"]
         self.checkpoints: int = saved["checkpoints"]
         self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
-        self.saved_at, self.told_at = self.clock.seconds("train"), 0.0
+        self.saved_at, self.told_at, self.ask_at = self.clock.seconds("train"), 0.0, 0
         here = platform.node()
         others = [pid for host, pid in self.group.gather((here, os.getpid()))[1:] if host == here]
         if self.group.leads:
@@ -344,12 +344,17 @@ class Run:
     def agree(self, end: str) -> str:
         """How all devices end the run now: "diverged" or "stop" if any of them says so, else "".
 
-        Over several devices they ask each other every few steps, all at the same ones.
+        Over several devices they ask each other every few steps, all at the same ones: at every step where
+        one takes long.
         """
-        asked = self.step % ASK_STEPS == 0 or self.step in self.evaluation_steps
-        if self.group.devices > 1 and not asked:
+        if self.group.devices == 1:
+            return end
+        if self.step < self.ask_at and self.step not in self.evaluation_steps:
             return ""
-        return max(self.group.gather(end), key=("", "stop", "diverged").index)
+        said = self.group.gather((end, self.clock.seconds("train") / self.step))
+        slowest = max(seconds for _, seconds in said)
+        self.ask_at = self.step + max(1, min(ASK_STEPS, int(ASK_S / slowest)))
+        return max((each for each, _ in said), key=("", "stop", "diverged").index)
 
     def give_up(self) -> None:
         """The loss left the numbers: that is a result, and the end of the run."""

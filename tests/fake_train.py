@@ -1,4 +1,4 @@
-"""A trainer without torch: what a run does is the title of its recipe.
+"""A trainer without torch: what a run does is the title of its recipe; "a|b": one device does a, the next b.
 
 It keeps the contract that `bench.runner` and `bench.doctor` have with `bench.train`: `facts`, `examine`,
 `find_weights`, `ready`, `train`, `Interrupted`, and a record that has its last word before an exception
@@ -66,18 +66,22 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
     asked: list[int] = []
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda number, frame: asked.append(number))
-    if job.recipe.title == "bug":
+    title = job.recipe.title.split("|")[job.seat.rank]
+    if title == "bug":
         raise ValueError("no such thing")  # before the record is begun
+    if job.seat.rank:
+        _do(title, record.blank(), tell, asked)
+        return
     run = _begin(job)
     tell(Progress("setup", run["steps_done"], STEPS))
     try:
-        _do(job, run, tell, asked)
+        _do(title, run, tell, asked)
     except Interrupted:
         (job.folder / "checkpoint.pt").touch()
         record.write(job.folder, {**run, "status": "interrupted", "steps_done": 7})
         raise
     except BenchError as error:
-        status = "diverged" if job.recipe.title == "diverge" else "failed"
+        status = "diverged" if title == "diverge" else "failed"
         record.write(job.folder, {**run, "status": status, "error": error.message})
         raise
     for step, miou in ((10, 20.0), (20, 20.0)):
@@ -94,8 +98,8 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
     record.write(job.folder, {**run, **done, "status": "finished"})
 
 
-def _do(job: Job, run: dict[str, Any], tell: Callable[[Progress], None], asked: list[int]) -> None:
-    match job.recipe.title:
+def _do(title: str, run: dict[str, Any], tell: Callable[[Progress], None], asked: list[int]) -> None:
+    match title:
         case "fail":
             raise BenchError("image 7 is damaged", "fetch it again")
         case "diverge":
@@ -111,6 +115,12 @@ def _do(job: Job, run: dict[str, Any], tell: Callable[[Progress], None], asked: 
                 if asked:
                     raise Interrupted
                 signal.sigtimedwait([], 0.01)
+        case "save":  # takes longer over its checkpoint than the others over their end
+            while not asked:
+                tell(Progress("train", 7, STEPS, 500.0))
+                signal.sigtimedwait([], 0.01)
+            signal.sigtimedwait([], 1.0)
+            raise Interrupted
         case "stubborn":
             for _ in range(1000):  # at most ten seconds, if nobody stops it
                 tell(Progress("train", 7, STEPS, 500.0))

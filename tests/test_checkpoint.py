@@ -218,6 +218,18 @@ def test_a_disk_that_fails_late_is_an_error_and_the_old_one_stays(
     assert names(tmp_path) == [checkpoint.NAME]
 
 
+def test_a_disk_that_turns_read_only_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing can be tidied up, either."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for owner, call in ((os, "fsync"), (Path, "unlink")):
+        monkeypatch.setattr(owner, call, refuse)
+    with pytest.raises(BenchError, match="Read-only file system"):
+        checkpoint.save(tmp_path, content())
+
+
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="No such file"):
         checkpoint.save(tmp_path / "gone", content())

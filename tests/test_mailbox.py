@@ -60,5 +60,28 @@ def test_the_largest_packet_fills_a_slot_and_no_more() -> None:
 
 def test_one_whom_nobody_answers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr(mailbox, "SLEEP_S", 0.01)
     with pytest.raises(TimeoutError, match="device 1 has waited 0 s for the others of its run"):
         Mailbox(FORK, 2).swap(1, np.zeros(4))
+
+
+class Leaping:
+    """A semaphore that nobody posts `times` times: the wall clock, by which the kernel waits, leaps ahead."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.asked = times, []
+
+    def acquire(self, block: bool = True, timeout: float = 0.0) -> bool:
+        if not block:
+            return False
+        self.asked.append(timeout)
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_wall_clock_that_leaps_ahead_ends_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "LOOK_S", 0.0)
+    box, posts = Mailbox(FORK, 2), Leaping(3)
+    monkeypatch.setattr(box, "_posts", [posts, FORK.Semaphore(0)])
+    box.swap(0, np.zeros(4))
+    assert len(posts.asked) == 4

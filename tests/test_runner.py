@@ -23,6 +23,7 @@ from bench import BenchError, doctor, record, runner
 from bench.progress import Progress
 from bench.recipe import Recipe
 from bench.recipe import load as load_recipe
+from bench.seat import Seat
 from bench.workload import Workload
 from bench.workload import load as load_workload
 from tests import small
@@ -493,6 +494,55 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     assert statuses(train(mended, tmp_path)) == ["finished"]
 
 
+# -------------------------------------------------------------------------------------------- several devices
+
+
+def train_on(devices: int, title: str, results: Path, watcher: Watcher | None = None) -> runner.Outcome:
+    """What becomes of a run whose devices do what `title` says."""
+    recipes = [replace(BASE, name="shared", title=title)]
+    plan = make_plan(recipes, results, seat=Seat(devices=devices, local_devices=devices))
+    [outcome] = runner.run(plan, watcher or Watcher(), trainer=TRAINER).outcomes
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("title", "error"),
+    [
+        ("fail|stubborn", "image 7 is damaged"),
+        ("mute|stubborn", ""),
+        ("stubborn|fail", "device 1: image 7 is damaged"),
+        ("stubborn|bug", "device 1: "),
+        ("stubborn|kill", "device 1: killed by SIGKILL, perhaps for want of memory"),
+        ("stubborn|stubborn|fail|stubborn", "device 2: image 7 is damaged"),
+        ("fail|fail", "image 7 is damaged"),
+    ],
+)
+def test_the_device_that_failed_is_named_and_not_one_that_waited_for_it_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str, error: str
+) -> None:
+    monkeypatch.setattr(runner, "PEERS_S", 0.5)
+    outcome = train_on(title.count("|") + 1, title, tmp_path)
+    assert outcome.status == "failed"
+    assert (outcome.error or "").startswith(error)
+    assert ("SIGKILL" in (outcome.error or "")) == ("kill" in title)
+    assert record.read(outcome.job.folder)["error"] == outcome.error
+
+
+def test_a_second_stop_of_several_devices_is_no_failure_of_one(tmp_path: Path) -> None:
+    outcome = train_on(2, "stubborn|stubborn", tmp_path, Watcher(send(signal.SIGINT, signal.SIGINT)))
+    assert outcome.status == "interrupted"
+    assert record.read(outcome.job.folder)["status"] == "interrupted"
+
+
+def test_a_device_that_saves_is_given_its_time_when_the_others_have_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PEERS_S", 0.0)
+    outcome = train_on(2, "save|wait", tmp_path, Watcher(send(signal.SIGINT)))
+    assert outcome.status == "interrupted"
+    assert (outcome.job.folder / "checkpoint.pt").exists()
+
+
 # --------------------------------------------------------------------------------------------------- stopping
 
 
@@ -558,6 +608,24 @@ def test_a_run_that_another_runner_trains_is_left_to_it_and_looked_at_last(tmp_p
     assert watcher.events == [("start", "two", 0), ("finished", "two", 0), ("taken", "one", 0)]
     assert statuses(result) == ["taken", "finished"]
     assert not (folder_of(tmp_path, "one") / "run.json").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_cannot_begin_ends_all_that_torchrun_started(tmp_path: Path, rank: int) -> None:
+    """Each would wait for the others, at another run than they."""
+    seat = Seat(rank, 2, 0, 1, "nowhere:1/0", launched=True)
+    plan = make_plan(ladder("one", "two"), tmp_path, seat=seat)
+    lock = runner.Lock.take(plan[0].job.folder) if rank == 0 else None
+    if rank:
+        (tmp_path / "mini").write_text("where folders ought to be")
+    watcher = Watcher()
+    with pytest.raises(
+        BenchError, match="one/seed-0: " + ("cannot", "another segbench trains it")[rank == 0]
+    ):
+        runner.run(plan, watcher, trainer=TRAINER)
+    assert watcher.events == []
+    if lock is not None:
+        lock.close()
 
 
 def test_a_run_that_another_runner_finished_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
@@ -638,6 +706,15 @@ def test_a_full_disk_stops_the_matrix_before_training(
     with pytest.raises(BenchError, match="No space left on device"):
         train(ladder("one"), tmp_path, watcher=watcher)
     assert watcher.events == []
+
+
+def test_a_disk_too_full_for_the_log_is_said_and_the_matrix_goes_on(tmp_path: Path) -> None:
+    folder_of(tmp_path, "fine").mkdir(parents=True)
+    (folder_of(tmp_path, "fine") / "log.txt").symlink_to("/dev/full")
+    full, later = train(ladder("fine", "later"), tmp_path).outcomes
+    assert (full.status, later.status) == ("failed", "finished")
+    assert full.error == f"cannot write {full.job.log}: No space left on device"
+    assert "--results" in full.hint
 
 
 def test_a_finished_matrix_on_a_read_only_disk_is_still_told(

@@ -121,9 +121,9 @@ def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
     assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
 
 
-def member(job: Job, stop: bool, news: Any) -> None:
+def member(job: Job, stop: bool, news: Any, moment: tuple[str, int]) -> None:
     def listen(progress: Progress) -> None:
-        if stop and progress.phase == "eval" and progress.step == 16:
+        if stop and (progress.phase, progress.step) == moment:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
@@ -133,14 +133,17 @@ def member(job: Job, stop: bool, news: Any) -> None:
         news.put(("interrupted", job.seat.rank))
 
 
-def both(jobs: list[Job], stopped: int | None = None) -> list[tuple[str, int]]:
-    """How the two devices of a run end; `stopped`: the one that is told to stop in the second evaluation."""
+def both(
+    jobs: list[Job], stopped: int | None = None, moment: tuple[str, int] = ("eval", 16)
+) -> list[tuple[str, int]]:
+    """How the two devices of a run end; `stopped`: the one that is told to stop, in the second evaluation or
+    at another phase and step."""
     fork = multiprocessing.get_context("fork")
     box, news = Mailbox(fork, 2), fork.Queue()
     processes = [
         fork.Process(
             target=member,
-            args=(replace(job, seat=Seat(rank, 2, rank, 2, mailbox=box)), rank == stopped, news),
+            args=(replace(job, seat=Seat(rank, 2, rank, 2, mailbox=box)), rank == stopped, news, moment),
         )
         for rank, job in enumerate(jobs)
     ]
@@ -169,6 +172,18 @@ def test_a_stop_in_an_evaluation_ends_it_on_all_devices_and_it_is_made_anew(
         each["per_class_iou"] for each in record.read_evals(whole.folder)
     ]
     assert record.read(broken.folder)["final_loss"] == record.read(whole.folder)["final_loss"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_a_step_takes_long_a_stop_waits_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(train, "ASK_S", 0.0)
+    monkeypatch.setattr(train, "TELL_S", 0.0)
+    job = small.job(tmp_path / "run", small.data(tmp_path / "pictures"))
+    assert both([job] * 2, rank, ("train", 9)) == [("interrupted", 0), ("interrupted", 1)]
+    assert record.read(job.folder)["steps_done"] == 10
 
 
 @pytest.mark.parametrize("devices", [3, 5, 16])
