@@ -19,8 +19,11 @@ from bench import BenchError, __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from rich.text import Text
+
     from bench.archive import Watch
     from bench.check import Comparison
+    from bench.doctor import Line
     from bench.prepare import Prepared
     from bench.recipe import Recipe
     from bench.runner import Outcome, Result, Run
@@ -499,6 +502,99 @@ def _summarize(text: str) -> None:
         ) from error
 
 
+# ---------------------------------------------------------------------------------------------------- doctor
+
+
+@cli.command()
+@click.option(
+    "--workload",
+    "workload_name",
+    default="mini",
+    show_default=True,
+    metavar="NAME",
+    help="What is to be trained, as in `run`.",
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="As in `run`.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="PATH", help="As in `run`.")
+@_results_option("Where the records would go.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="As in `run`.",
+)
+@click.option(
+    "--devices", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="As in `run`."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as JSON.")
+def doctor(
+    workload_name: str,
+    data: Path | None,
+    weights: Path | None,
+    results: Path,
+    device: str,
+    devices: int,
+    as_json: bool,
+) -> None:
+    """Can this machine be trusted with a measurement?
+
+    Looks at device, driver, clocks, other programs, memory, disk, torch, data and weights, and times a
+    kernel. Each line is ok, warn (times are doubtful) or fail (no run would survive it), with what to do;
+    unknown is what this machine does not tell. Exits with 1 where a line fails, else with 0. `run` keeps the
+    lines on the machine beside each record, in doctor.json.
+
+    \b
+    Examples:
+      segbench doctor
+      segbench doctor --workload ade20k --data data/ade20k --devices 8
+      segbench doctor --json
+    """
+    from rich.console import Console
+
+    from bench import doctor, workload
+
+    work = workload.load(workload_name)
+    with Console(stderr=True).status("examining the machine"):
+        lines = doctor.examine(work, device=device, devices=devices, data=data, results=results)
+        lines += doctor.look_for(work, data, weights)
+    if as_json:
+        import dataclasses
+        import json
+
+        click.echo(json.dumps([dataclasses.asdict(line) for line in lines], indent=1))
+    else:
+        _print_lines(lines)
+    failed = [line for line in lines if line.state == "fail"]
+    if failed:
+        raise BenchError(
+            f"this machine cannot train that: {', '.join(line.check for line in failed)}", failed[0].advice
+        )
+    if not as_json:
+        doubts = sum(line.state == "warn" for line in lines)
+        click.echo(
+            f"\nIt can train; its times are in doubt: {doubts} warning{'s' if doubts > 1 else ''}"
+            if doubts
+            else "\nNothing speaks against measuring here"
+        )
+
+
+def _print_lines(lines: Sequence[Line]) -> None:
+    """A row a line, with what to do below what was found."""
+    from rich.text import Text
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
+    rows: list[list[str | Text]] = [
+        [
+            Text(line.state, colours[line.state]),
+            line.check,
+            f"{line.found}\n→ {line.advice}" if line.advice else line.found,
+        ]
+        for line in lines
+    ]
+    _print_table(["", "question", "answer"], rows)
+
+
 # --------------------------------------------------------------------------------------------------- recipes
 
 
@@ -648,7 +744,7 @@ def _prepare(name: str, dest: Path, make: Callable[[Watch], Prepared], terms: st
     click.echo(f"Next: segbench run --workload {name} --data {shlex.quote(str(dest))}")
 
 
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -658,7 +754,7 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for place, title in enumerate(titles):
         table.add_column(title, overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a file has no edge to wrap at; rich takes it for a terminal of 80

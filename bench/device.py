@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torchvision
 
-from bench import BenchError, machine, nvml
+from bench import BenchError, machine, nvml, vitals
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+KERNEL_S = 0.6
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -34,7 +35,7 @@ def facts(wanted: str, devices: int = 1) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "driver": driver,
         "cuda": torch.version.cuda if cuda else None,
-        "cudnn": str(torch.backends.cudnn.version()) if cuda else None,
+        "cudnn": _cudnn() if cuda else None,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "threads": torch.get_num_threads() if cuda else max(1, torch.get_num_threads() // devices),
@@ -102,6 +103,76 @@ def measured_peak_tflops(device: torch.device, precision: str) -> float:
         del a
         torch.cuda.empty_cache()  # it would count as memory of the run
     return 2 * size**3 / best / 1e12
+
+
+def examine(wanted: str, devices: int = 1) -> dict[str, Any]:
+    """What `doctor` wants to know of a process that has torch. BenchError: as for `facts`.
+
+    A kernel is timed over and over on each device (`kernel_ms`); `others_pct` and `stolen_pct` of the cores
+    went elsewhere meanwhile, and `cards` are what the GPUs were like under it (`cards_problem`: why there are
+    none).
+    """
+    found = facts(wanted, devices)
+    cuda = found["device"] == "cuda"
+    places = [torch.device("cuda", index) for index in range(devices)] if cuda else [torch.device("cpu")]
+    window = vitals.Window()
+    times = [time_kernel(place) for place in places]
+    others, stolen = window.close()
+    gpus = nvml.Gpus(uuids(places[0], devices), time.monotonic)
+    cards = []
+    if gpus.devices:
+        for place in places:
+            time_kernel(place, seconds=0.0, queue=50)
+        cards = gpus.look({os.getpid()})
+    gpus.close()
+    return {
+        "facts": found,
+        "torchvision_cuda": _torchvision_cuda(),
+        "torch_cuda": torch.version.cuda,
+        "kernel_ms": times,
+        "others_pct": others,
+        "stolen_pct": stolen,
+        "cards": cards,
+        "cards_problem": gpus.problem,
+    }
+
+
+def time_kernel(device: torch.device, seconds: float = KERNEL_S, queue: int = 0) -> list[float]:
+    """Times of one convolution, made over and over for so many seconds, ms; then `queue` more of them, which
+    nobody waits for."""
+    count, channels, side = (64, 256, 64) if device.type == "cuda" else (8, 64, 48)
+    own = torch.Generator(device)  # the global stream belongs to the run
+    images = torch.randn(count, channels, side, side, device=device, generator=own)
+    weight = torch.randn(channels, channels, 3, 3, device=device, generator=own)
+    times: list[float] = []
+    with torch.inference_mode():
+        for _ in range(3):  # the first ones choose an algorithm and take memory
+            torch.nn.functional.conv2d(images, weight, padding=1)
+        wait_for(device)
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until:
+            torch.nn.functional.conv2d(images, weight, padding=1)
+            wait_for(device)
+            times.append(1e3 * (time.perf_counter() - began))
+        for _ in range(queue):
+            torch.nn.functional.conv2d(images, weight, padding=1)
+    return times
+
+
+def _torchvision_cuda() -> str | None:
+    """Version of CUDA that torchvision was built with, which writes 13.0 as 13000."""
+    number = getattr(torchvision.version, "cuda", None)
+    return f"{int(number) // 1000}.{int(number) % 1000 // 10}" if number else None
+
+
+def _cudnn() -> str:
+    try:
+        return str(torch.backends.cudnn.version())
+    except RuntimeError as error:  # what was found is not what torch was built with
+        raise BenchError(
+            f"cuDNN does not match torch: {error}",
+            "unset LD_LIBRARY_PATH, or install torch anew: pip install --force-reinstall torch torchvision",
+        ) from error
 
 
 def _resolve(wanted: str) -> str:

@@ -328,7 +328,7 @@ class Telemetry:
 
     def _close_cpu(self, seconds: float) -> float | None:
         """Share of all cores that was busy since the last reading, %; None where no tick went by."""
-        before, self._cpu = self._cpu, (*_core_seconds(self._cores), _own_seconds(self._processes))
+        before, self._cpu = self._cpu, (*core_seconds(self._cores), _own_seconds(self._processes))
         if before is None:
             return None
         busy, total, own = (now - then for now, then in zip(self._cpu, before, strict=True))
@@ -430,7 +430,7 @@ def usable_cores(topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     return sorted(usable, key=lambda core: (core not in firsts.values(), core))
 
 
-def _core_seconds(cores: Sequence[int]) -> tuple[float, float]:
+def core_seconds(cores: Sequence[int]) -> tuple[float, float]:
     """Seconds of `cores` since boot, added up: busy, and all. What a hypervisor took away is not busy."""
     every = [times._asdict() for times in psutil.cpu_times(percpu=True)]
     ours = [every[core] for core in cores if core < len(every)] or every

@@ -36,6 +36,19 @@ def driver_version() -> tuple[str | None, str | None]:
     return version, None
 
 
+def count() -> int:
+    """GPUs that the driver knows, whether CUDA may use them or not; 0 where there is no driver to ask."""
+    nvml, _ = _open()
+    if nvml is None:
+        return 0
+    try:
+        found = int(nvml.nvmlDeviceGetCount())
+        nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        return 0
+    return found
+
+
 def _open() -> tuple[Any, str | None]:
     """The library, initialised, or None and why not."""
     try:
@@ -72,20 +85,15 @@ class Gpus:
                 return
 
     def shared(self, own: Collection[int]) -> bool:
-        """Whether other compute processes are on a device than those of `own`. Slow (milliseconds a device).
+        """Whether other compute processes are on a device than those of `own`. Slow: milliseconds each."""
+        return any(_others(self._nvml, gpu.handle, own) for gpu in self.devices if self._nvml)
 
-        In a container the ids are the host's and ours is not among them: one process is taken for us.
+    def look(self, own: Collection[int]) -> list[dict[str, Any]]:
+        """What each device is like at this moment, as `doctor` judges it; null where NVML does not tell.
+
+        Asked while kernels run: an idle device has low clocks and no reason for them. `own`: see `shared`.
         """
-        for gpu in self.devices if self._nvml else ():
-            try:
-                running = {
-                    process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
-                }
-            except (self._nvml.NVMLError, self._nvml.NVMLLibraryMismatchError):
-                continue
-            if running - set(own) if running & set(own) else len(running) > 1:
-                return True
-        return False
+        return [_look(self._nvml, gpu, own) for gpu in self.devices]
 
     def close(self) -> None:
         """Give everything back to NVML."""
@@ -169,8 +177,58 @@ def _calls(nvml: Any, handle: Any, sm_activity: SmActivity) -> dict[str, list[Ca
 
 def _held_down(nvml: Any, handle: Any, name: str) -> float:
     """1 where heat or power holds the clocks down now, else 0."""
+    return float(bool(_reasons(nvml, handle, name)))
+
+
+def _reasons(nvml: Any, handle: Any, name: str) -> list[str]:
+    """Those of `HELD_DOWN` that hold the clocks down now."""
     reasons = getattr(nvml, f"nvmlDeviceGetCurrentClocks{name}Reasons")(handle)
-    return float(any(reasons & getattr(nvml, f"nvmlClocks{name}Reason{reason}") for reason in HELD_DOWN))
+    return [reason for reason in HELD_DOWN if reasons & getattr(nvml, f"nvmlClocks{name}Reason{reason}")]
+
+
+def _others(nvml: Any, handle: Any, own: Collection[int]) -> int | None:
+    """How many compute processes are on the device that are none of `own`; None: not told.
+
+    In a container the ids are the host's and ours is not among them: one process is taken for us.
+    """
+    try:
+        running = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    except (nvml.NVMLError, nvml.NVMLLibraryMismatchError):
+        return None
+    return len(running - set(own)) if running & set(own) else max(0, len(running) - 1)
+
+
+def _look(nvml: Any, gpu: Gpu, own: Collection[int]) -> dict[str, Any]:
+    handle = gpu.handle
+
+    def ask(name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return getattr(nvml, name)(handle, *arguments, **options)
+        except (nvml.NVMLError, AttributeError):  # refused, or a binding that does not know the call
+            return None
+
+    def watts(name: str) -> float | None:
+        milliwatts = ask(name)
+        return None if milliwatts is None else milliwatts / 1e3
+
+    memory = ask("nvmlDeviceGetMemoryInfo", version=nvml.nvmlMemory_v2)
+    held_down = None
+    for name in ("Event", "Throttle"):  # drivers before 535 know the second name only
+        with suppress(nvml.NVMLError, AttributeError):
+            held_down = _reasons(nvml, handle, name)
+            break
+    return {
+        "name": gpu.name,
+        "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        "sm_clock_max_mhz": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+        "held_down_by": held_down,
+        "temperature_c": ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        "power_limit_w": watts("nvmlDeviceGetEnforcedPowerLimit"),
+        "power_limit_default_w": watts("nvmlDeviceGetPowerManagementDefaultLimit"),
+        "memory_free_mib": None if memory is None else memory.free / MIB,
+        "memory_mib": None if memory is None else memory.total / MIB,
+        "others": _others(nvml, handle, own),
+    }
 
 
 class Sensor:

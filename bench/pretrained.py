@@ -33,16 +33,36 @@ def load_backbone(model: DeepLab, backbone: str, weights: str, place: Path | Non
     model.backbone.load_state_dict(state)
 
 
+def find(backbone: str, weights: str, place: Path | None = None) -> tuple[str, bool]:
+    """Where the file of such weights is to lie, and whether it lies there, whole. Fetches nothing.
+
+    `place` as for `load_backbone`. BenchError: no such weights, none at `place`, or a damaged file.
+    """
+    if backbone == "narrow":
+        return str(_packaged_file(weights)), True
+    url, name = _registered(backbone, weights)
+    path = _cached(name) if place is None else _found(place, name, url)
+    if not path.exists():
+        return str(path), False
+    _check_digest(path, url)
+    return str(path), True
+
+
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     """Without batch norm's counters, which nothing reads and files from before torch 0.4.1 lack."""
     return {name: value.shape for name, value in state.items() if not name.endswith(".num_batches_tracked")}
 
 
-def _packaged(weights: str) -> dict[str, Tensor]:
+def _packaged_file(weights: str) -> Path:
     path = assets.folder("weights") / f"{weights}.pt"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.pt")))
         raise BenchError(f"there are no packaged weights {weights}", f"the narrow backbone has: {known}")
+    return path
+
+
+def _packaged(weights: str) -> dict[str, Tensor]:
+    path = _packaged_file(weights)
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damage makes the unpickler stumble in any way it can
@@ -50,14 +70,25 @@ def _packaged(weights: str) -> dict[str, Tensor]:
 
 
 def _from_torchvision(backbone: str, weights: str, place: Path | None) -> dict[str, Tensor]:
+    url, name = _registered(backbone, weights)
+    path = _in_cache(url, name) if place is None else _found(place, name, url)
+    _check_digest(path, url)
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _registered(backbone: str, weights: str) -> tuple[str, str]:
+    """Where torchvision has them, and the name of the file. BenchError: it has no such weights."""
     known = torchvision.models.get_model_weights(backbone)
     try:
         url = known[weights].url
     except KeyError:
         names = ", ".join(entry.name for entry in known)
         raise BenchError(f"torchvision has no weights {weights} for {backbone}", f"it has: {names}") from None
-    name = url.rsplit("/", 1)[-1]
-    path = _in_cache(url, name) if place is None else _found(place, name, url)
+    return url, url.rsplit("/", 1)[-1]
+
+
+def _check_digest(path: Path, url: str) -> None:
+    """BenchError: the file cannot be read, or is another than its name says."""
     prefix = path.stem.rpartition("-")[2]  # torchvision names a file by its SHA-256
     try:
         with open(path, "rb") as file:
@@ -69,7 +100,6 @@ def _from_torchvision(backbone: str, weights: str, place: Path | None) -> dict[s
             f"{path} is not what its name says: its SHA-256 begins {digest[:8]}, not {prefix}",
             f"delete the file and fetch {url} again",
         )
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _found(place: Path, name: str, url: str) -> Path:
@@ -83,12 +113,16 @@ def _found(place: Path, name: str, url: str) -> Path:
     return path
 
 
+def _cached(name: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 def _in_cache(url: str, name: str) -> Path:
     """The file in torch's cache ($TORCH_HOME/hub/checkpoints), fetched if it is not there yet.
 
     BenchError: it cannot be had.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = _cached(name)
     if path.exists():
         return path
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import BenchError, arrival, contrasts, figures, record, stats, tables
+from bench import BenchError, arrival, contrasts, doctor, figures, record, stats, tables
 from bench.arrival import Arrival
 from bench.contrasts import Contrasts
 from bench.ladder import Ladder, Rung, changed, read
@@ -429,6 +429,23 @@ def _counted(ladder: Ladder, names: Sequence[str]) -> str:
     return f"all {everything} runs" if len(names) == everything else ", ".join(names)
 
 
+def _examined(ladder: Ladder) -> str:
+    """What the doctor warned of before these runs, with what it found first."""
+    warned: dict[tuple[str, str], dict[str, str]] = {}
+    for rung in ladder.all:
+        for run in rung.runs:
+            for examination in doctor.read(run.folder):
+                for line in examination["lines"]:
+                    if line["state"] in ("warn", "fail"):
+                        runs = warned.setdefault((line["check"], line["advice"]), {})
+                        runs.setdefault(_named(rung, run.record["seed"]), line["found"])
+    return "".join(
+        f"- **doctor: {check}** ({_counted(ladder, list(runs))}): {next(iter(runs.values()))}"
+        f"{' (the first of them)' if len(runs) > 1 else ''}. {advice}\n"
+        for (check, advice), runs in sorted(warned.items())
+    )
+
+
 def _doubts(ladder: Ladder) -> str:
     """Warnings with their advice, and every run that is not averaged."""
     warned: dict[str, list[str]] = {}
@@ -440,7 +457,8 @@ def _doubts(ladder: Ladder) -> str:
     for name, runs in sorted(warned.items()):
         advice = record.WARNINGS.get(name, "Not known to this version.")
         text += f"- **{name}** ({_counted(ladder, runs)}): {advice}\n"
-    text += "" if warned else "None.\n"
+    found = _examined(ladder)
+    text += found or ("" if warned else "None.\n")
     text += "\n## Not averaged\n\n"
     text += "".join(f"- `{name}`: {why}\n" for name, why in ladder.left_out)
     return text + ("" if ladder.left_out else "Nothing: every record below the folder counts.\n")

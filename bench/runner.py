@@ -16,39 +16,33 @@ import faulthandler
 import fcntl
 import functools
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import connection, forkserver, reduction, resource_tracker
+from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, Self
 
-from bench import BenchError, machine, record
+from bench import BenchError, doctor, machine, record, server
 from bench.progress import Display, Progress
 from bench.recipe import Recipe
 from bench.recipe import check as check_recipe
 from bench.seat import ALONE, Seat, on_this_machine
-from bench.workload import Workload
+from bench.server import INTERRUPTED, STOPS, TICK_S, TRAINER, leave, open_signals
+from bench.workload import Workload, check_data, check_weights
 
 __all__ = ["Job", "Outcome", "Progress", "Result", "Run", "plan", "run"]
 
-TRAINER = (
-    "bench.train"  # has train(job, tell), facts(device, devices), ready(job) and the exception Interrupted
-)
-INTERRUPTED = 130  # exit code of a process that was asked to stop
-PATIENCE_S = 60.0  # how long a run that was asked to stop may take over its checkpoint
 PEERS_S = 10.0  # how long the other devices of a run may take to notice that one has failed
-TICK_S = 0.25
-STOPS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_S = 60.0  # how long a run that was asked to stop may take over its checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,8 @@ class Job:
     """All that the process of a run is given. `data`: the folder of the pictures; None for noise, and in a
     plan whose scenes the runner has yet to draw. `command`: the command line that asked for it. `facts`: the
     machine's fields of the record, as `facts(device)` of the trainer found them. `weights`: the folder or
-    file that torchvision's weights are in; None: torch's own cache."""
+    file that torchvision's weights are in; None: torch's own cache. `examined`: what the doctor found before
+    the matrix began."""
 
     recipe: Recipe
     workload: Workload
@@ -71,6 +66,7 @@ class Job:
     runs_at_once: int = 1
     seat: Seat = ALONE
     all_cores: tuple[int, ...] = ()
+    examined: tuple[doctor.Line, ...] = ()
 
     @property
     def cores(self) -> tuple[int, ...]:
@@ -153,7 +149,7 @@ def plan(
             "measure into another folder with --results, then copy what is to be kept",
         )
     _check(recipes, workload, data, weights, seat)
-    _serve(trainer)  # imports torch while the records are read
+    server.start(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
     facts = {
@@ -197,7 +193,7 @@ def survey(
     Raises BenchError for an absent device, recipes that workload or device rule out, and missing data.
     """
     _check(recipes, workload, data, weights, seat)
-    facts: dict[str, Any] = _ask(_serve(trainer), trainer, "facts", device, seat.local_devices)
+    facts: dict[str, Any] = server.ask(server.start(trainer), trainer, "facts", device, seat.local_devices)
     for recipe in recipes:
         check_recipe(recipe, workload, facts["device"])
     return facts
@@ -215,38 +211,11 @@ def _check(
     recipes: Sequence[Recipe], workload: Workload, data: Path | None, weights: Path | None, seat: Seat
 ) -> None:
     """BenchError: something is wrong that shows without torch."""
-    _check_data(workload, data)
-    _check_weights(workload, weights)
+    check_data(workload, data)
+    check_weights(workload, weights)
     _check_devices(workload, seat.devices)
     for recipe in recipes:
         check_recipe(recipe, workload)
-
-
-def _check_data(workload: Workload, data: Path | None) -> None:
-    if workload.values["data"]["source"] != "folder":
-        if data is not None:
-            raise BenchError(f"workload {workload.name} makes its own pictures", "leave --data out")
-        return
-    if data is None:
-        raise BenchError(
-            f"workload {workload.name} is trained on a folder of pictures",
-            "name it with --data DIR; `segbench prepare --help` says how to get ADE20K and CamVid",
-        )
-    if not data.is_dir():
-        raise BenchError(f"there is no folder {data}", "name the folder of the pictures with --data DIR")
-
-
-def _check_weights(workload: Workload, weights: Path | None) -> None:
-    if weights is None:
-        return
-    if workload.values["model"]["backbone"] == "narrow":
-        raise BenchError(
-            f"the weights of workload {workload.name} travel with segbench", "leave --weights out"
-        )
-    if not weights.exists():
-        raise BenchError(
-            f"there is no file or folder {weights}", "name what holds torchvision's .pth files with --weights"
-        )
 
 
 def _check_devices(workload: Workload, devices: int) -> None:
@@ -346,7 +315,7 @@ def run(
     SIGINT or SIGTERM ends it after what trains has saved its checkpoint, or after `patience_s`; a second
     one kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
     """
-    context = _serve(trainer)
+    context = server.start(trainer)
     outcomes: dict[tuple[str, int], Outcome] = {}
     queue: deque[Run] = deque()
     with _Stop() as stop, display:
@@ -362,7 +331,10 @@ def run(
             if queue[0].job.seat.local_rank == 0:
                 _ready_weights(queue, context, trainer, display, stop)
             data = _find_data(queue[0].job, display, stop)
-            queue = deque(replace(each, job=replace(each.job, data=data)) for each in queue)
+            examined = _examine(queue[0].job, trainer, display, stop)
+            queue = deque(
+                replace(each, job=replace(each.job, data=data, examined=examined)) for each in queue
+            )
             for outcome in _train_all(queue, context, trainer, display, stop, patience_s):
                 outcomes[outcome.job.key] = outcome
                 display.end(outcome.job.key, outcome.status, outcome.record, outcome.error)
@@ -493,7 +465,32 @@ def _ready_weights(
         if job.workload.values["data"]["source"] == "noise":  # which needs none
             continue
         display.prepare(f"loading weights {weights}; what is not there is fetched", done, len(jobs))
-        _ask(context, trainer, "ready", job, wait=wait)
+        server.ask(context, trainer, "ready", job, wait=wait)
+
+
+def _examine(job: Job, trainer: str, display: Display, stop: _Stop) -> tuple[doctor.Line, ...]:
+    """What the machine is like before it trains: once a matrix, as nothing of ours runs yet.
+
+    Raises KeyboardInterrupt where somebody says stop.
+    """
+
+    def wait() -> None:
+        if stop.requests:
+            raise KeyboardInterrupt
+        display.tick()
+
+    if job.seat.rank:  # the record, and all that lies beside it, is kept by the first device
+        return ()
+    found = doctor.examine(
+        job.workload,
+        device=job.device,
+        devices=job.seat.local_devices,
+        data=job.data,
+        results=job.results,
+        trainer=trainer,
+        wait=wait,
+    )
+    return tuple(found)
 
 
 class _Training:
@@ -620,6 +617,7 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
             if look.action == "skip" and look.record is not None:
                 lock.close()
                 return Outcome(job, look.record["status"], look.record)
+            doctor.keep(job.folder, job.examined, resumed=look.action == "resume")
             display.start(job.key, resumed=look.action == "resume")
             return _Training(look, lock, context, trainer)
         except BaseException:
@@ -696,73 +694,9 @@ def _last_words(job: Job, exitcode: int) -> str:
 # ------------------------------------------------------------------------------------------------- processes
 
 
-def _serve(trainer: str) -> ForkServerContext:
-    """A server that has imported the trainer, and from which processes are forked.
-
-    It and its children are born with the stop signals blocked, so that Ctrl-C, which a terminal sends to all
-    of them, cannot hit one before it is ready; `_train` opens them. click is imported beforehand because the
-    console script, whose body multiprocessing runs again in each child, imports it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([trainer, "click"])
-    resource_tracker.ensure_running()  # starting it would open the signals again
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    return context
-
-
-def _ask(
-    context: ForkServerContext,
-    trainer: str,
-    what: str,
-    *about: Any,
-    wait: Callable[[], None] = lambda: None,
-) -> Any:
-    """What the function `what` of the trainer says, from a process that has torch.
-
-    `wait` is called a few times a second meanwhile; what it raises ends the question. BenchError: the answer.
-    """
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(trainer, what, about, send))
-    process.start()
-    send.close()
-    try:
-        with receive:
-            while not receive.poll(TICK_S):
-                wait()
-            answer = receive.recv()
-    except EOFError:
-        wait()  # who said stop at a terminal said it to the process, too
-        raise RuntimeError(f"{trainer} did not answer ({what}): see its message above") from None
-    finally:
-        if sys.exc_info()[0] is not None:
-            process.terminate()  # so that it tidies up what it was fetching
-            process.join(PEERS_S)
-            process.kill()
-        process.join()
-    if isinstance(answer, BenchError):
-        raise answer
-    return answer
-
-
-def _answer(trainer: str, what: str, about: tuple[Any, ...], send: Connection) -> None:
-    """The body of a process that is asked something."""
-    _open_signals(_leave)
-    answer: Any
-    try:
-        answer = getattr(importlib.import_module(trainer), what)(*about)
-    except BenchError as error:
-        answer = error
-    with contextlib.suppress(OSError):  # nobody waits for it any more
-        send.send(answer)
-
-
 def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
     """The body of a run's process. `lock` is only held: the kernel lets go of it when the process is gone."""
-    _open_signals(_leave)  # until the trainer takes them over there is nothing to save
+    open_signals(leave)  # until the trainer takes them over there is nothing to save
     module = importlib.import_module(trainer)
     runner_lives = True
 
@@ -786,16 +720,6 @@ def _train(trainer: str, job: Job, send: Connection, lock: Lock | None) -> None:
         with contextlib.suppress(OSError):  # a full disk takes no log, either
             print(f"Error: {error.message}\nHint: {error.hint}", file=sys.stderr)
         sys.exit(error.code)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(INTERRUPTED)
-
-
-def _open_signals(handler: Any) -> None:
-    for number in STOPS:
-        signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 _HEADLINE = "=== "

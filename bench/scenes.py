@@ -76,6 +76,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "segbench"
 
 
+def folder_of(cache: Path, train_images: int, val_images: int, seed: int) -> Path:
+    """Where this set lies below `cache`, drawn or not."""
+    return cache / f"scenes-v{VERSION}-{train_images}-{val_images}-seed{seed}"
+
+
 def ensure(
     cache: Path, train_images: int, val_images: int, seed: int, progress: Progress | None = None
 ) -> Path:
@@ -84,7 +89,7 @@ def ensure(
     A set that is there is looked over cheaply (all files, their total size), not decoded: see `checksum`.
     Raises BenchError if it cannot be written, or is damaged.
     """
-    folder = cache / f"scenes-v{VERSION}-{train_images}-{val_images}-seed{seed}"
+    folder = folder_of(cache, train_images, val_images, seed)
     if not folder.exists():
         write(folder, train_images, val_images, seed, progress)
     _inspect(folder, {"train_images": train_images, "val_images": val_images, "seed": seed})

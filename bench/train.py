@@ -27,15 +27,17 @@ from bench import BenchError, artifacts, batches, checkpoint, device, machine, o
 from bench import model as models
 from bench.batches import Batch
 from bench.clock import Clock
-from bench.device import facts
+from bench.device import examine, facts
 from bench.evaluate import Scored, Validation, score
 from bench.group import Group, joined
 from bench.learner import Learner
+from bench.pretrained import find as find_weights
 from bench.recipe import dump as dump_recipe
-from bench.runner import STOPS, Job, Progress
+from bench.runner import Job, Progress
+from bench.server import STOPS
 from bench.steps import Steps
 
-__all__ = ["Interrupted", "facts", "ready", "train"]
+__all__ = ["Interrupted", "examine", "facts", "find_weights", "ready", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25

@@ -33,6 +33,18 @@ def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
     BenchError, with the file: another layout, a picture without label, another number of pictures than the
     workload states, and whatever `dataset.check_pair` refuses. An exception of `tell` ends it.
     """
+    pairs = find(folder, work)
+    classes = len(work.values["data"]["classes"])
+    seal = _seal(pairs, classes)
+    if seal.exists():
+        return
+    _read_all(pairs, classes, tell)
+    with suppress(BenchError):  # a cache that cannot be written costs another look, no more
+        record.write_atomic(seal, json.dumps({"data": str(folder), "pairs": len(pairs)}) + "\n")
+
+
+def find(folder: Path, work: Workload) -> list[Pair]:
+    """All pairs of the data set, unopened. BenchError: layout or numbers are not what `work` wants."""
     data = work.values["data"]
     without = f" (without {len(data['leave_out'])} that it leaves out)" if data["leave_out"] else ""
     found = {split: find_pairs(folder, split, data["leave_out"]) for split in SPLITS}
@@ -47,13 +59,12 @@ def verify(folder: Path, work: Workload, tell: Tell | None = None) -> None:
             )
     if strays:
         raise strays
-    pairs = [pair for split in SPLITS for pair in found[split]]
-    seal = _seal(pairs, len(data["classes"]))
-    if seal.exists():
-        return
-    _read_all(pairs, len(data["classes"]), tell)
-    with suppress(BenchError):  # a cache that cannot be written costs another look, no more
-        record.write_atomic(seal, json.dumps({"data": str(folder), "pairs": len(pairs)}) + "\n")
+    return [pair for split in SPLITS for pair in found[split]]
+
+
+def is_verified(pairs: Iterable[Pair], work: Workload) -> bool:
+    """Whether these pairs, as they are now, were found sound before."""
+    return _seal(pairs, len(work.values["data"]["classes"])).exists()
 
 
 def _strays(folder: Path, leave_out: Iterable[str]) -> BenchError | None:

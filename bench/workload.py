@@ -14,7 +14,7 @@ from bench import BenchError, settings
 from bench.recipe import SYSTEM, Recipe
 from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, counts, dump, names, number
 
-__all__ = ["Workload", "dump", "load", "parse", "shipped", "system"]
+__all__ = ["Workload", "check_data", "check_weights", "dump", "load", "parse", "shipped", "system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,4 +122,33 @@ def _check(workload: Workload) -> None:
         raise BenchError(
             f'{workload.path}: [data] leave_out does not go with source = "{source}"',
             "write leave_out = []: only pictures of a folder can be left out",
+        )
+
+
+def check_data(workload: Workload, data: Path | None) -> None:
+    """BenchError: `data` cannot be the folder of its pictures."""
+    if workload.values["data"]["source"] != "folder":
+        if data is not None:
+            raise BenchError(f"workload {workload.name} makes its own pictures", "leave --data out")
+        return
+    if data is None:
+        raise BenchError(
+            f"workload {workload.name} is trained on a folder of pictures",
+            "name it with --data DIR; `segbench prepare --help` says how to get ADE20K and CamVid",
+        )
+    if not data.is_dir():
+        raise BenchError(f"there is no folder {data}", "name the folder of the pictures with --data DIR")
+
+
+def check_weights(workload: Workload, weights: Path | None) -> None:
+    """BenchError: `weights` cannot hold what its backbone starts from."""
+    if weights is None:
+        return
+    if workload.values["model"]["backbone"] == "narrow":
+        raise BenchError(
+            f"the weights of workload {workload.name} travel with segbench", "leave --weights out"
+        )
+    if not weights.exists():
+        raise BenchError(
+            f"there is no file or folder {weights}", "name what holds torchvision's .pth files with --weights"
         )

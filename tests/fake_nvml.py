@@ -33,6 +33,8 @@ class Card:
     memory: int = 3 * 2**30
     watts: float = 300.0
     reasons: int = 0
+    clock_mhz: int = 1980
+    power_limit_w: float = 700.0
     processes: list[int] = field(default_factory=list)
     parent: Card | None = None
     mig_mode: int = pynvml.NVML_FEATURE_DISABLED
@@ -88,6 +90,9 @@ class FakeNvml(types.ModuleType):
     def _nvmlSystemGetDriverVersion(self) -> str:
         return "580.65.06"
 
+    def _nvmlDeviceGetCount(self) -> int:
+        return sum(card.parent is None for card in self.cards.values())
+
     def _nvmlDeviceGetHandleByUUID(self, uuid: str) -> Card:
         if uuid not in self.cards:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
@@ -115,7 +120,9 @@ class FakeNvml(types.ModuleType):
 
     def _nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> Any:
         reserved = 0 if version == pynvml.nvmlMemory_v2 else 2**29
-        return types.SimpleNamespace(used=card.memory + reserved)
+        return types.SimpleNamespace(
+            used=card.memory + reserved, free=80 * 2**30 - card.memory - reserved, total=80 * 2**30
+        )
 
     def _nvmlDeviceGetPowerUsage(self, card: Card) -> int:
         self._not_on_mig(card)
@@ -131,7 +138,19 @@ class FakeNvml(types.ModuleType):
 
     def _nvmlDeviceGetClockInfo(self, card: Card, kind: int) -> int:
         assert kind == pynvml.NVML_CLOCK_SM
+        return card.clock_mhz
+
+    def _nvmlDeviceGetMaxClockInfo(self, card: Card, kind: int) -> int:
+        assert kind == pynvml.NVML_CLOCK_SM
         return 1980
+
+    def _nvmlDeviceGetEnforcedPowerLimit(self, card: Card) -> int:
+        self._not_on_mig(card)
+        return round(card.power_limit_w * 1000)
+
+    def _nvmlDeviceGetPowerManagementDefaultLimit(self, card: Card) -> int:
+        self._not_on_mig(card)
+        return 700_000
 
     def _nvmlDeviceGetCurrentClocksEventReasons(self, card: Card) -> int:
         self._not_on_mig(card)

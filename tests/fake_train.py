@@ -1,7 +1,8 @@
 """A trainer without torch: what a run does is the title of its recipe; "a|b": one device does a, the next b.
 
-It keeps the contract that `bench.runner` has with `bench.train`: `facts`, `ready`, `train`, `Interrupted`,
-and a record that has its last word before an exception leaves `train`.
+It keeps the contract that `bench.runner` and `bench.doctor` have with `bench.train`: `facts`, `examine`,
+`find_weights`, `ready`, `train`, `Interrupted`, and a record that has its last word before an exception
+leaves `train`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,23 @@ def facts(device: str, devices: int = 1) -> dict[str, Any]:
         "threads": 1,
         "host": "attic",
     }
+
+
+def examine(device: str, devices: int = 1) -> dict[str, Any]:
+    return {
+        "facts": {**facts(device, devices), "cores": 2},
+        "torch_cuda": None,
+        "torchvision_cuda": None,
+        "kernel_ms": [[1.0] * 20],
+        "others_pct": 50.0,
+        "stolen_pct": 0.0,
+        "cards": [],
+        "cards_problem": "the run used no GPU",
+    }
+
+
+def find_weights(backbone: str, weights: str, place: Any) -> tuple[str, bool]:
+    return f"attic/{weights}.pt", weights != "absent"
 
 
 def ready(job: Job) -> None:

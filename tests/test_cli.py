@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import BenchError, __version__, cli, prepare, record, runner
+from bench import BenchError, __version__, cli, doctor, prepare, record, runner
 from bench.archive import Watch
 from tests import fake_train, small
 
@@ -560,12 +560,63 @@ def test_check_needs_no_torch_and_nothing_else_that_is_slow() -> None:
     assert not set(done.stderr.split()) & {"torch", "torchvision", "pandas", "matplotlib"}
 
 
+# ----------------------------------------------------------------------------------------------------- doctor
+
+
+LINES = [
+    doctor.Line("device", "ok", "cpu: abacus"),
+    doctor.Line("clocks", "unknown", "not told"),
+    doctor.Line("load", "warn", "somebody computes", "ask them to stop"),
+]
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[doctor.Line]:
+    """What the doctor finds next."""
+    found = list(LINES)
+    monkeypatch.setattr(doctor, "examine", lambda work, **options: list(found))
+    monkeypatch.setattr(doctor, "look_for", lambda work, data, weights: [])
+    return found
+
+
+def test_doctor_prints_a_line_a_question_with_what_to_do(examined: list[doctor.Line]) -> None:
+    done = call("doctor")
+    assert done.exit_code == 0
+    assert [line.split(maxsplit=1)[0] for line in done.stdout.splitlines()[2:6]] == [
+        "ok",
+        "unknown",
+        "warn",
+        "→",
+    ]
+    assert "→ ask them to stop" in done.stdout
+    assert done.stdout.rstrip().endswith("It can train; its times are in doubt: 1 warning")
+    examined.pop()
+    assert call("doctor").stdout.rstrip().endswith("Nothing speaks against measuring here")
+
+
+def test_a_line_that_fails_is_the_exit_code_and_the_hint(examined: list[doctor.Line]) -> None:
+    examined.append(doctor.Line("data", "fail", "no pictures", "name them with --data"))
+    done = call("doctor")
+    assert done.exit_code == 1
+    assert done.stderr == "Error: this machine cannot train that: data\nHint: name them with --data\n"
+
+
+def test_doctor_writes_json_and_nothing_else_to_stdout(examined: list[doctor.Line]) -> None:
+    done = call("doctor", "--json")
+    assert json.loads(done.stdout)[2] == {
+        "check": "load", "state": "warn", "found": "somebody computes", "advice": "ask them to stop",
+    }  # fmt: skip
+    examined.append(doctor.Line("data", "fail", "no pictures", "name them with --data"))
+    done = call("doctor", "--json")
+    assert (done.exit_code, json.loads(done.stdout)[-1]["state"]) == (1, "fail")
+
+
 # ------------------------------------------------------------------------------------------------ the trainer
 
 
 def test_the_fake_trainer_has_what_the_real_one_has() -> None:
     source = (ROOT / "bench" / "train.py").read_text()
-    for name in ("train", "facts", "ready", "Interrupted"):
+    for name in ("train", "facts", "examine", "find_weights", "ready", "Interrupted"):
         assert hasattr(fake_train, name)
         assert name in source
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import BenchError, assets, figures, recipe, record, report, workload
+from bench import BenchError, assets, doctor, figures, recipe, record, report, workload
 from tests import fake_records
 
 
@@ -477,3 +477,18 @@ def test_a_target_that_is_no_miou_is_a_usage_error(tmp_path: Path, target: float
     with pytest.raises(BenchError, match="target") as caught:
         report.write(tmp_path, tmp_path, target)
     assert caught.value.code == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_the_doctor_warned_of_stands_among_the_warnings(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=3, rungs=("00",))
+    folders = sorted((tmp_path / "results").glob("*/*/seed-*"))
+    for number, folder in enumerate(folders[:2]):
+        busy = doctor.Line("load", "warn", f"busy {number}", "wait")
+        doctor.keep(folder, [busy, doctor.Line("memory", "ok", "enough")], resumed=False)
+    text = page(tmp_path / "results").split("## Warnings")[1].split("##")[0]
+    name = folders[0].parent.name
+    assert (
+        f"- **doctor: load** (`{name}` seed 0, `{name}` seed 1): busy 0 (the first of them). wait\n" in text
+    )
+    assert "memory" not in text

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import pytest
 
-from bench import BenchError, record, runner
+from bench import BenchError, doctor, record, runner
 from bench.progress import Progress
 from bench.recipe import Recipe
 from bench.recipe import load as load_recipe
@@ -739,3 +739,31 @@ def test_the_runner_imports_no_torch() -> None:
     code = "import sys, bench.runner; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+# What the doctor found
+
+
+def examinations(folder: Path) -> list[str]:
+    """The state of the line on the load in each examination that is kept beside a record."""
+    return [
+        line["state"] for each in doctor.read(folder) for line in each["lines"] if line["check"] == "load"
+    ]
+
+
+def test_what_the_doctor_found_lies_beside_each_record_and_changes_no_identity(tmp_path: Path) -> None:
+    train(ladder("one", "two"), tmp_path)
+    assert examinations(folder_of(tmp_path, "one")) == examinations(folder_of(tmp_path, "two")) == ["warn"]
+    (folder_of(tmp_path, "one") / doctor.FILE).unlink()
+    assert [each.action for each in make_plan(ladder("one", "two"), tmp_path)] == ["skip", "skip"]
+
+
+def test_the_machine_is_examined_once_a_matrix_and_not_where_nothing_is_to_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(doctor, "examine", lambda work, **options: asked.append(options["device"]) or [])
+    train(ladder("one", "two"), tmp_path, seeds=2)
+    assert asked == ["cpu"]
+    train(ladder("one", "two"), tmp_path, seeds=2)
+    assert asked == ["cpu"]

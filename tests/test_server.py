@@ -1,0 +1,36 @@
+"""Processes that have torch, where torch does not load. How they are asked is in test_runner.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ASK = """
+from bench import BenchError, server
+if __name__ == "__main__":
+    try:
+        server.ask(server.start("broken"), "broken", "facts")
+    except BenchError as error:
+        print(error.message, "|", error.hint)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("ImportError('libcudart.so.13')", "libcudart.so.13"),
+        ("OSError('libcudart.so.13')", "see the message above"),
+        ("RuntimeError('operator torchvision::nms does not exist')", "see the message above"),
+    ],
+)
+def test_torch_that_does_not_load_is_said_in_a_line(tmp_path: Path, fault: str, said: str) -> None:
+    (tmp_path / "broken.py").write_text(f"raise {fault}\n")
+    (tmp_path / "ask.py").write_text(ASK)
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        env={"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"},
+    )  # fmt: skip
+    assert done.stdout.startswith(f"torch or torchvision does not load: {said} | install versions")
