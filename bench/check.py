@@ -156,6 +156,7 @@ def compare(
     nothing to compare are no error: the comparison says so, and its code is 4.
     """
     old, new = _sift(BASELINE, baseline, results), _sift(RESULTS, results, baseline)
+    _leave_shared(old, new)
     pairs = [pair for rung in sorted(old.seen | new.seen) for pair in _match(rung, old, new)]
     ladders = _ladders(pairs)
     families = [_speed(of, tolerance, name) for name, of in ladders.items()]
@@ -215,6 +216,14 @@ def _twin(run: Mapping[str, Any], side: _Side) -> str:
         if all(run[each] == other[each] for each in ("seed", "workload", "recipe", *SAME)):
             return f"seed {run['seed']} counts already, from {name}"
     return ""
+
+
+def _leave_shared(old: _Side, new: _Side) -> None:
+    """Leave out of the results what the baseline holds, too: of that nothing was measured anew."""
+    for folder, run in list(new.runs):
+        if any(run == other for _, other in old.runs):
+            new.runs.remove((folder, run))
+            new.leave(folder, f"the {BASELINE}'s own record: nothing was measured anew")
 
 
 def _match(rung: tuple[str, str], old: _Side, new: _Side) -> list[_Pair]:
@@ -327,9 +336,6 @@ def _notes(pairs: Sequence[_Pair], families: Sequence[Family]) -> tuple[str, ...
     hosts = sorted({_plain(run["host"]) for run in (*old, *new)})
     if len(hosts) > 1:
         notes.append(f"Hosts differ, though all that must match does: {', '.join(hosts)}.")
-    own = sum(run in old for run in new)
-    if own:
-        notes.append(f"{own} of {len(new)} records of the {RESULTS} are the {BASELINE}'s own, unchanged.")
     warned = Counter(name for run in (*old, *new) for name in run["warnings"])
     for name, count in sorted(warned.items()):
         advice = record.WARNINGS.get(name, "Not known to this version.")
