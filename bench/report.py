@@ -85,7 +85,7 @@ def write(results: Path, out: Path, target: float | None = None) -> list[Path]:
         page = prepare(each, target)
         try:
             (folder / "tables").mkdir(parents=True, exist_ok=True)
-            (folder / "report.md").write_text(compose(page, folder), encoding="utf-8")
+            (folder / "report.md").write_text(compose(page, folder), "utf-8", "backslashreplace")
             _write_numbers(page, folder)
         except OSError as error:
             raise BenchError(
@@ -101,7 +101,7 @@ def _write_numbers(page: Page, folder: Path) -> None:
     for name in SHEETS:
         path = folder / "tables" / f"{name}.csv"
         if name in page.sheets:
-            path.write_text(page.sheets[name].csv(), encoding="utf-8")
+            path.write_text(page.sheets[name].csv(), "utf-8", "backslashreplace")
         else:
             path.unlink(missing_ok=True)
     document = {
@@ -117,7 +117,7 @@ def _write_numbers(page: Page, folder: Path) -> None:
         "not_averaged": [{"run": name, "why": why} for name, why in page.ladder.left_out],
     }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
+    (folder / "report.json").write_text(f"{text}\n", "utf-8", "backslashreplace")
 
 
 def prepare(ladder: Ladder, target: float | None) -> Page:

@@ -69,10 +69,15 @@ def beside(ref: str, own: Revision, watch: Watch) -> Iterator[Revision]:
         place.mkdir()
         _git(own.root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
         root = tree / within
+        if not (root / "bench" / "__init__.py").is_file():
+            raise BenchError(f"{name} has no segbench in it", "name a later commit", CANNOT_JUDGE)
         yield Revision(name, commit, root, _find_python(root, own.root, place / "venv", name, watch))
     finally:
-        with _undisturbed():
-            _remove(own.root, place, tree)
+        try:
+            with _undisturbed():
+                _remove(own.root, place, tree)
+        finally:  # a second signal may have come before the first could be held back
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _resolve(ref: str, own: Revision) -> str:

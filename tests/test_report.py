@@ -449,6 +449,14 @@ def test_the_commands_and_the_protocol_are_on_the_page(tmp_path: Path) -> None:
     assert "is left out of the mean" in text
 
 
+def test_a_command_with_a_path_that_is_no_text_ends_no_report(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",))
+    for path in (tmp_path / "results").rglob("run.json"):
+        run = json.loads(path.read_text())
+        path.write_text(json.dumps({**run, "command": "segbench run --data /tmp/\udcff"}))
+    assert "segbench run --data /tmp/\\udcff" in page(tmp_path / "results")
+
+
 @pytest.mark.parametrize("status", ["failed", "running"])
 def test_results_without_a_finished_run_are_an_error(tmp_path: Path, status: str) -> None:
     fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), status=status, error="no memory")

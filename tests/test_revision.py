@@ -247,3 +247,16 @@ def wheel(folder: Path) -> Path:
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{about}/RECORD", "")
     return path
+
+
+def test_a_commit_without_the_package_is_refused_before_anything_is_installed(checkout: Path) -> None:
+    git(checkout, "rm", "-rq", "bench", "pyproject.toml")
+    fake_revision.commit(checkout)
+    git(checkout, "tag", "bare")
+    git(checkout, "checkout", "-q", "second")
+    with (
+        pytest.raises(BenchError, match=r"bare \([0-9a-f]{7}\) has no segbench in it") as caught,
+        revision.beside("bare", own(checkout), watch),
+    ):
+        pass
+    assert caught.value.code == 4
