@@ -32,6 +32,7 @@ NAMES: dict[str, Any] = {"fontsize": 8.5, "labelspacing": 0.8}  # of a legend th
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
+    "text.parse_math": False,  # a $ in a name is a $
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",

@@ -278,6 +278,8 @@ def _damage(run: Mapping[str, Any]) -> str | None:
     for name, kind in (("warnings", list), ("unmeasured", dict), ("per_class_iou", dict)):
         if not isinstance(run.get(name, kind()), kind) and (name, run[name]) != ("per_class_iou", None):
             return f"{name} is {run[name]!r}"
+    if not isinstance(run.get("command", ""), str | None):
+        return f"command is {run['command']!r}"
     if not all(isinstance(name, str) for name in run.get("warnings", [])):
         return f"warnings is {run['warnings']!r}"
     numbers = {name: run.get(name) for name in NUMBERS} | (run.get("per_class_iou") or {})
@@ -287,8 +289,12 @@ def _damage(run: Mapping[str, Any]) -> str | None:
     return None
 
 
+TOO_MUCH = 1e100  # nothing measured comes near, and what is below can be squared
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a measurement may say so; not a number is below nothing, and so is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < TOO_MUCH
 
 
 def folders(results: Path) -> Iterator[Path]:
@@ -329,7 +335,7 @@ def load(results: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=[*FIELD, "folder"])
 
 
-_EVAL_NUMBERS = ("step", "miou", "train_s", "wall_s")  # what no reader can do without
+_EVAL_NUMBERS = ("step", "epoch", "miou", "train_s", "wall_s")  # what no reader can do without
 
 
 def read_evals(folder: Path) -> list[dict[str, Any]]:

@@ -264,11 +264,15 @@ def _quality(page: Page) -> str:
         )
     if "published-elsewhere" in page.sheets:
         text += f"\n{page.markdown('published-elsewhere')}"
-    differ = contrasts.disagreements(page.ladder)
-    if differ:
-        text += "\n† These records come from another commit or machine than most of the table:\n\n"
-        text += "".join(f"- `{name}`: {'; '.join(what)}\n" for name, what in differ.items())
-    return text
+    return text + _differences(page.ladder)
+
+
+def _differences(ladder: Ladder) -> str:
+    """What the mark beside a rung means; empty where none has one."""
+    differ = contrasts.disagreements(ladder)
+    lines = "".join(f"- `{name}`: {'; '.join(what)}\n" for name, what in differ.items())
+    told = "\n† These records come from another commit or machine than most of the table:\n\n"
+    return f"{told}{lines}" if lines else ""
 
 
 def _explain(found: Contrasts) -> str:
@@ -311,6 +315,7 @@ def _time(page: Page) -> str:
         f"test against the tolerance. `same`: within {100 * stats.TOLERANCE:g} %.\n"
     )
     ladder = page.ladder
+    text += "" if ladder.scored else _differences(ladder)
     if any(not run.timed for rung in ladder.all for run in rung.runs):
         text += "\nResumed runs count for the mIoU, not for times.\n"
     silent = _without_sync(ladder)
@@ -399,12 +404,19 @@ def _provenance(page: Page) -> str:
     text += "The commands that made the numbers:\n"
     for command, names in commands.items():
         text += f"\n```\n{command}\n```\n\nmade {_counted(ladder, names)}.\n"
-    again = "segbench report" + (f" --target {page.goal:g}" if page.given else "")
+    again = "segbench report" + (
+        f" --target {_exact(page.goal)}" if page.given and page.goal is not None else ""
+    )
     return text + (
         f"\nThis page: `{again}`, with `--results` naming the folder of these records. Each table lies "
         "beside it in `tables/` as CSV, one with a row a run among them, and all are in `report.json`: times "
         "in seconds, what is unknown empty or null.\n"
     )
+
+
+def _exact(points: float) -> str:
+    """So that it reads back as the same number."""
+    return f"{points:g}" if float(f"{points:g}") == points else repr(points)
 
 
 def _named(rung: Rung, seed: int) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench import BenchError, recipe, record, workload
+from bench.settings import Settings
 
 PHASES = ("setup_s", "train_s", "eval_s", "checkpoint_s")
 NEEDED = (*PHASES, "wall_s", "steps", "steps_done", "batch_size", "images_per_s", "final_miou", "best_miou")
@@ -26,11 +28,15 @@ def faults(folder: Path, run: Mapping[str, Any]) -> list[str]:
     unknown = [name for name in NEEDED if run[name] is None]
     if unknown:
         return [f"finished without {', '.join(unknown)}"]
-    return [*_settings(folder, run), *_times(run), *_scores(folder, run)]
+    found, settings = _settings(folder, run)
+    count = settings["workload"].values["evaluation"]["evaluations"] if "workload" in settings else None
+    return [*found, *_times(run), *_scores(folder, run, count)]
 
 
-def _settings(folder: Path, run: Mapping[str, Any]) -> list[str]:
+def _settings(folder: Path, run: Mapping[str, Any]) -> tuple[list[str], dict[str, Settings]]:
+    """What is wrong with the recipe and the workload, and those that are right."""
     found: list[str] = []
+    right: dict[str, Settings] = {}
     for kind, parse in (("recipe", recipe.parse), ("workload", workload.parse)):
         path = folder / f"{kind}.toml"
         try:
@@ -42,7 +48,9 @@ def _settings(folder: Path, run: Mapping[str, Any]) -> list[str]:
         else:
             if (said.name, said.fingerprint) != (run[kind], run[f"{kind}_fingerprint"]):
                 found.append(f"its run.json does not fit its {path.name}")
-    return found
+            else:
+                right[kind] = said
+    return found, right
 
 
 def _times(run: Mapping[str, Any]) -> list[str]:
@@ -61,14 +69,14 @@ def _times(run: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _scores(folder: Path, run: Mapping[str, Any]) -> list[str]:
+def _scores(folder: Path, run: Mapping[str, Any], count: int | None) -> list[str]:
     try:
         evals = record.read_evals(folder)
     except BenchError as error:
         return [error.message.replace(f"{folder}/", "its ")]
     if not evals:
         return ["its evals.jsonl is missing or empty"]
-    return [*_final(run, evals), *_clock(run, evals[-1])]
+    return [*_final(run, evals), *_clock(run, evals[-1]), *_course(run, evals, count)]
 
 
 def _final(run: Mapping[str, Any], evals: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -89,6 +97,21 @@ def _clock(run: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
     if -CLOSE * run["train_s"] <= after <= max(AFTER_S, AFTER_SHARE * run["train_s"]):
         return []
     return [f"its train_s is {run['train_s']:.6g}, at its last evaluation it was {last['train_s']:.6g}"]
+
+
+def _course(run: Mapping[str, Any], evals: Sequence[Mapping[str, Any]], count: int | None) -> list[str]:
+    """Evaluations follow the `count` steps that the workload names, clocks never go back, a share is one."""
+    found = []
+    due = count and [round(run["steps"] * part / count) for part in range(1, count + 1)]
+    if due and [row["step"] for row in evals] != due:
+        found.append(f"its evaluations do not follow the {count} steps that its workload names")
+    for clock in ("train_s", "wall_s"):
+        times = [0.0, *(row[clock] for row in evals)]
+        if any(after < before for before, after in pairwise(times)):
+            found.append(f"the {clock} of its evaluations runs backwards")
+    if any(not 0 <= row["miou"] <= 100 for row in evals):
+        found.append("an mIoU of its evaluations is not between 0 and 100")
+    return found
 
 
 def _same(a: float, b: float) -> bool:

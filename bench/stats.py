@@ -57,6 +57,8 @@ def deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation; None for fewer than two values."""
     if len(values) < 2:
         return None
+    if min(values) == max(values):  # their mean may be another number, by a rounding
+        return 0.0
     mean = fmean(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 

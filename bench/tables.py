@@ -153,10 +153,15 @@ def pace(ladder: Ladder, found: Contrasts) -> Sheet:
         ("img/s", "images_per_s"),
         (f"wall, {unit}", "wall_s"),
     ]
+    # where there are scores, the table of quality marks them
+    differ = {} if ladder.scored else disagreements(ladder)
     rows = []
     for rung in ladder.all:
         row = [
-            Cell(rung.name, {"": rung.name, "adopted": rung in ladder.rungs}),
+            Cell(
+                f"{rung.name}{' †' if rung.name in differ else ''}",
+                {"": rung.name, "adopted": rung in ladder.rungs},
+            ),
             spread(rung.values("train_s"), len(rung.runs), size),
             _ratio(ladder, found, rung, ladder.predecessor(rung), ladder.parents[rung.name]),
             _ratio(ladder, found, rung, ladder.base(rung), ladder.chain()[0].name),
@@ -284,7 +289,7 @@ def _pixels(run: Run, names: Sequence[str]) -> Any:
         with (run.folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
         matrix = np.array([[int(count) for count in row[1:]] for row in rows], dtype=np.int64)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError, csv.Error):
         return None
     fits = head[1:] == list(names) and matrix.shape == (len(names), len(names)) and (matrix >= 0).all()
     return matrix if fits else None

@@ -170,7 +170,9 @@ def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
             for name in TOGETHER
             if name in table
         }
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None
+    if not (np.isfinite(ends).all() and ends.max(initial=0.0) > 0):
         return None
     names = sorted(set(devices.tolist()))
     chosen = [name for name in names if name != "cpu"] or names

@@ -172,7 +172,7 @@ def _evaluate(
         ious = np.clip(wanted * tilt / tilt.mean() + random.standard_normal(len(names)), 0, 100)
         rows.append(
             {
-                "step": round(steps * share),
+                "step": round(steps * index / count),
                 "epoch": epochs * share,
                 "images": round(epochs * share * 1000),
                 "miou": float(ious.mean()),

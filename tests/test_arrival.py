@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import arrival, contrasts, record
+from bench import arrival, contrasts, record, workload
 from bench.arrival import Arrival
 from bench.ladder import read
 from tests import fake_records
@@ -41,7 +41,8 @@ def edit(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    fake_records.make(tmp_path, rungs=("00",))
+    setting = fake_records.altered(workload.load("mini"), "evaluation", evaluations=3)
+    fake_records.make(tmp_path, rungs=("00",), setting=setting)
     found = list(record.folders(tmp_path))
     for folder, mious in zip(found, ((10, 26, 24), (10, 20, 27), (10, 20, 22)), strict=True):
         rescore(folder, *map(float, mious))

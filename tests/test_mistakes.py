@@ -41,6 +41,9 @@ def test_the_confusion_is_that_of_all_seeds_and_a_damaged_file_counts_for_none(t
     assert (tables.confusion_pixels(found, rung) == sum(parts)).all()
     files[0].write_text("label,x\nx,1\n")
     assert (tables.confusion_pixels(found, rung) == parts[1]).all()
+    for damage in (f"label,x\nx,{10**30}\n", f'label,"{"x" * 200_000}"\n'):
+        files[1].write_text(damage)
+        assert tables.confusion_pixels(found, rung) is None
     files[1].unlink()
     assert tables.confusion_pixels(found, rung) is None
     assert mistakes.confusion(found) == (None, "the records hold no confusion matrix.")

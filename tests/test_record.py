@@ -239,6 +239,8 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("wall_s", 10**400),
+        ("command", ["segbench", "run"]),
         ("status", "done"),
         ("status", None),
         ("recipe", 3),
@@ -368,8 +370,8 @@ def test_a_table_with_a_damaged_record_is_refused(tmp_path: Path) -> None:
 # Evaluations
 
 ROWS = [
-    {"step": 5, "miou": 1.5, "train_s": 1.0, "wall_s": 2.0, "per_class_iou": {"sky": None}},
-    {"step": 10, "miou": 2.5, "train_s": 2.0, "wall_s": 3.0},
+    {"step": 5, "epoch": 1.0, "miou": 1.5, "train_s": 1.0, "wall_s": 2.0, "per_class_iou": {"sky": None}},
+    {"step": 10, "epoch": 2.0, "miou": 2.5, "train_s": 2.0, "wall_s": 3.0},
 ]
 
 

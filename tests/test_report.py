@@ -292,6 +292,15 @@ def test_rows_of_another_torch_are_marked_and_get_no_speed_verdict(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_rows_of_another_commit_are_marked_on_a_page_about_noise_too(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", rungs=("00", "01"), setting=workload.load("ade20k-fake"))
+    change(tmp_path / "results/ade20k-fake/01-new-weights/seed-0", git_commit="f" * 40)
+    text = page(tmp_path / "results")
+    assert f"- `01-new-weights`: git_commit {'f' * 40}" in text
+    assert "| 01-new-weights † |" in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_resumed_run_counts_for_the_miou_and_not_for_times(tmp_path: Path) -> None:
     fake_records.make(tmp_path / "results", rungs=("00", "01"))
     change(tmp_path / "results/mini/01-new-weights/seed-0", resumed=1, warnings=["resumed"])
@@ -315,6 +324,7 @@ def test_the_target_can_be_given_and_a_miss_is_no_number(tmp_path: Path) -> None
     assert "## Time to 20 mIoU" in text
     assert row(text, "00-mmseg-baseline", 2)[1] == "3 of 3"
     assert "segbench report --target 20" in text
+    assert "segbench report --target 20.1234567`" in page(tmp_path / "results", target=20.1234567)
     missed = page(tmp_path / "results", 99.0)
     assert row(missed, "00-mmseg-baseline", 2)[1:4] == ["0 of 3", "not reached", "not reached"]
 

@@ -113,3 +113,26 @@ def test_evaluations_that_say_nothing_are_named(content: str, words: str, folder
     [fault] = faults(folder)
     assert fault.startswith("its evals.jsonl")
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "words"),
+    [
+        (1, None, "its evaluations do not follow the"),
+        (1, {"step": 1}, "its evaluations do not follow the"),
+        (1, {"train_s": 1e6}, "the train_s of its evaluations runs backwards"),
+        (0, {"wall_s": -1.0}, "the wall_s of its evaluations runs backwards"),
+        (1, {"miou": -3.0}, "an mIoU of its evaluations is not between 0 and 100"),
+    ],
+)
+def test_an_edited_evaluation_in_the_middle_is_named(
+    number: int, changes: dict[str, Any] | None, words: str, folder: Path
+) -> None:
+    rows = record.read_evals(folder)
+    if changes is None:
+        del rows[number]
+    else:
+        rows[number] |= changes
+    record.write_evals(folder, rows)
+    [fault] = faults(folder)
+    assert fault.startswith(words)

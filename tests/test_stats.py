@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -79,6 +80,14 @@ def test_seeds_that_all_agree_give_no_verdict() -> None:
     (contrast,) = stats.differences(neighbours(groups), stats.pool(groups))
     assert contrast.verdict is None
     assert contrast.reason == "no spread between seeds"
+
+
+def test_equal_seeds_have_no_deviation_where_their_mean_is_rounded() -> None:
+    value = 48.70712571003442
+    assert fmean([value] * 3) != value
+    first, second = [value] * 3, [value - 1e-9] * 3
+    (contrast,) = stats.differences([(first, second)], stats.pool([first, second]))
+    assert (contrast.verdict, contrast.reason) == (None, "no spread between seeds")
 
 
 def test_an_unjudged_contrast_does_not_widen_the_others() -> None:

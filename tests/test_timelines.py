@@ -68,6 +68,8 @@ def test_a_line_that_a_crash_cut_off_is_left_out(rung: Rung) -> None:
     assert told.end == 2.0
 
 
-@pytest.mark.parametrize("rows", ["", "1,train,cpu,many,,\n", "x,train,cpu,90,,\n"])
+@pytest.mark.parametrize(
+    "rows", ["", "1,train,cpu,many,,\n", "x,train,cpu,90,,\n", "nan,train,cpu,90,,\n", "0,train,cpu,90,,\n"]
+)
 def test_telemetry_that_says_nothing_is_none(rung: Rung, rows: str) -> None:
     assert sense(rung, rows) is None
