@@ -60,11 +60,9 @@ def diffs(draw: Callable[..., Any]) -> str:
     return "\n".join(lines)
 
 
-JSON = st.recursive(
-    st.none() | SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=5,
-)
+FLAT = st.none() | SCALARS
+DEEP = FLAT | st.lists(FLAT, max_size=3) | st.dictionaries(st.text(max_size=6), FLAT, max_size=3)
+JSON = DEEP | st.lists(DEEP, max_size=3) | st.dictionaries(st.text(max_size=6), DEEP, max_size=3)
 
 
 def answers(ask: Callable[[], object]) -> None:
