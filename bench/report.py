@@ -441,7 +441,7 @@ def _examined(ladder: Ladder) -> str:
                         runs.setdefault(_named(rung, run.record["seed"]), line["found"])
     return "".join(
         f"- **doctor: {check}** ({_counted(ladder, list(runs))}): {next(iter(runs.values()))}"
-        f"{' (the first of them)' if len(runs) > 1 else ''}. {advice}\n"
+        f"{' (the first of them)' if len(runs) > 1 else ''} → {advice}\n"
         for (check, advice), runs in sorted(warned.items())
     )
 

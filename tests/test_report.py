@@ -497,6 +497,6 @@ def test_what_the_doctor_warned_of_stands_among_the_warnings(tmp_path: Path) -> 
     text = page(tmp_path / "results").split("## Warnings")[1].split("##")[0]
     name = folders[0].parent.name
     assert (
-        f"- **doctor: load** (`{name}` seed 0, `{name}` seed 1): busy 0 (the first of them). wait\n" in text
+        f"- **doctor: load** (`{name}` seed 0, `{name}` seed 1): busy 0 (the first of them) → wait\n" in text
     )
     assert "memory" not in text
