@@ -27,7 +27,9 @@ class Conv2d(nn.Conv2d):
         if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         if self.kernel_size == self.stride == (1, 1) and self.groups == 1:
-            return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+            # not flattened at once: the gradient would lie in memory otherwise than the weight
+            weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+            return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
         if self._is_dilated_depthwise():
             return _Depthwise.apply(x, self.weight, self.dilation[0])
         return super().forward(x)
@@ -64,7 +66,8 @@ class _Depthwise(torch.autograd.Function):
             for top in offsets
             for left in offsets
         ]
-        return grad_x, torch.stack(taps, 1).view_as(weight), None
+        grad_weight = torch.stack(taps, 1).view(channels, 3, 3, 1).permute(0, 3, 1, 2)  # channels last, too
+        return grad_x, grad_weight, None
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -73,7 +76,8 @@ def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     On a CPU small maps are multiplied by two matrices, and come as planes, which a softmax over them takes
     without copying.
     """
-    if maps.device.type != "cpu" or max(maps.shape[2:]) > MATRIX_SIDE:
+    plain = maps.device.type != "cpu" or torch.compiler.is_compiling()  # a compiler has ways of its own
+    if plain or max(maps.shape[2:]) > MATRIX_SIDE:
         return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
     rows, columns = (
         _weights(before, after, maps.dtype) for before, after in zip(maps.shape[2:], size, strict=True)

@@ -60,6 +60,14 @@ def test_a_convolution_and_its_gradients_are_those_of_torch(kind: str, planes: b
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_weights_lie_in_memory_as_the_weights_do(kind: str) -> None:
+    layer = LAYERS[kind]().to(memory_format=torch.channels_last)  # or several devices would copy them
+    layer(drawn(2, 6, 7, 5).float()).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.stride() == layer.weight.stride()
+
+
 @pytest.mark.parametrize("size", [(28, 20), (7, 5), (3, 2), (29, 11)])
 def test_maps_are_enlarged_as_by_interpolation(size: tuple[int, int]) -> None:
     found = []
