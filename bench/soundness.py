@@ -18,6 +18,7 @@ from bench.settings import Settings
 
 PHASES = ("setup_s", "train_s", "eval_s", "checkpoint_s")
 NEEDED = (*PHASES, "wall_s", "steps", "steps_done", "batch_size", "images_per_s", "final_miou", "best_miou")
+SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy", "loss")  # final_... of a record
 CLOSE = 1e-6  # relative: nothing but rounding lies between the two
 # Of the train time, what may pass after the last evaluation: no step is left, but data workers are sent home.
 AFTER_S, AFTER_SHARE = 1.0, 0.01
@@ -80,13 +81,26 @@ def _scores(folder: Path, run: Mapping[str, Any], count: int | None) -> list[str
 
 
 def _final(run: Mapping[str, Any], evals: Sequence[Mapping[str, Any]]) -> list[str]:
-    last, best = evals[-1]["miou"], max(row["miou"] for row in evals)
-    found = []
-    if not _same(run["final_miou"], last):
-        found.append(f"its final_miou is {run['final_miou']:.6g}, its last evaluation shows {last:.6g}")
+    """Final scores are those of the last evaluation, per class, too; the best one is among them."""
+    last, best = evals[-1], max(row["miou"] for row in evals)
+    found = [
+        f"its final_{name} is {run[f'final_{name}']:.6g}, its last evaluation shows {last[name]:.6g}"
+        for name in SCORES
+        if _told(run[f"final_{name}"], last.get(name)) and not _same(run[f"final_{name}"], last[name])
+    ]
     if not _same(run["best_miou"], best):
         found.append(f"its best_miou is {run['best_miou']:.6g}, its best evaluation shows {best:.6g}")
+    if (
+        _told(run["per_class_iou"], last.get("per_class_iou"))
+        and run["per_class_iou"] != last["per_class_iou"]
+    ):
+        found.append("its per_class_iou is not that of its last evaluation")
     return found
+
+
+def _told(*values: Any) -> bool:
+    """Whether all are known; a record of an older schema knows fewer."""
+    return None not in values
 
 
 def _clock(run: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:

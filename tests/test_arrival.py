@@ -22,9 +22,9 @@ def judge(results: Path, target: float) -> dict[str, Arrival]:
 
 def rescore(folder: Path, *mious: float) -> None:
     """Give the run these evaluations, one every 10 s of training, 12 s of wall time; 3 s of set-up."""
-    (first, *_) = record.read_evals(folder)
+    *_, last = record.read_evals(folder)
     rows = [
-        {**first, "miou": miou, "train_s": 10.0 * i, "wall_s": 3 + 12.0 * i, "step": 1200 * i // len(mious)}
+        {**last, "miou": miou, "train_s": 10.0 * i, "wall_s": 3 + 12.0 * i, "step": 1200 * i // len(mious)}
         for i, miou in enumerate(mious, start=1)
     ]
     record.write_evals(folder, rows)

@@ -44,6 +44,8 @@ def test_rounding_is_no_fault(folder: Path) -> None:
         ({"eval_s": lambda s: s + 0.1}, "its phases add up to"),
         ({"images_per_s": lambda speed: 1.05 * speed}, "its images_per_s is"),
         ({"final_miou": 44.17}, "its final_miou is 44.17, its last evaluation shows"),
+        ({"final_pixel_accuracy": 99.0}, "its final_pixel_accuracy is 99, its last evaluation shows"),
+        ({"per_class_iou": {"sky": 99.0}}, "its per_class_iou is not that of its last evaluation"),
         ({"best_miou": 44.17}, "its best_miou is 44.17, its best evaluation shows"),
         ({"steps_done": 7}, "7 of 1200 steps are done"),
         ({"steps": 600, "steps_done": 600}, "its last evaluation follows step 1200 of 600"),
