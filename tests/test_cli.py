@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -442,14 +443,26 @@ def slower(place: Path) -> Path:
     """Well-formed records of which rung 03 takes twice the time it takes in `place / "old"`."""
     from tests.test_check import slow, write
 
-    for side in ("old", "new"):
-        write(place / side, np.random.default_rng(len(side)), ("00", "03"))
+    for number, side in enumerate(("old", "new")):
+        write(place / side, np.random.default_rng(number), ("00", "03"))
     slow(place / "new", "03")
     return place / "new"
 
 
-def test_check_passes_where_nothing_is_slower(place: Path) -> None:
-    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--convergence")
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference records as if measured once more, a thousandth slower."""
+    from tests.test_check import pace
+
+    copy = tmp_path_factory.mktemp("again") / "mini"
+    shutil.copytree(REFERENCE, copy, ignore=shutil.ignore_patterns("samples", "telemetry.csv"))
+    for folder in record.folders(copy):
+        pace(folder, 1.001 * record.read(folder)["train_s"])
+    return copy
+
+
+def test_check_passes_where_nothing_is_slower(again: Path) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", again, "--convergence")
     assert done.exit_code == 0
     assert done.stderr == ""
     assert "Throughput, img/s" in done.stdout
@@ -476,15 +489,15 @@ def test_check_without_a_baseline_exits_with_4_and_says_so(form: str, place: Pat
 
 
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 4)])
-def test_strict_decides_what_a_doubt_is_worth(options: list[str], code: int) -> None:
-    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, *options)
+def test_strict_decides_what_a_doubt_is_worth(options: list[str], code: int, again: Path) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", again, *options)
     assert "CANNOT TELL" in done.stdout
     assert done.exit_code == code
 
 
 @pytest.mark.parametrize("text", ["20%", "0.2", " 20 % ", "2e-1"])
-def test_the_tolerance_is_a_share_however_it_is_written(text: str) -> None:
-    done = call("check", "--baseline", REFERENCE, "--results", REFERENCE, "--tolerance", text)
+def test_the_tolerance_is_a_share_however_it_is_written(text: str, again: Path) -> None:
+    done = call("check", "--baseline", REFERENCE, "--results", again, "--tolerance", text)
     assert "the whole interval below 0.8" in done.stdout
 
 
@@ -545,14 +558,14 @@ def test_check_against_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_check_needs_no_torch_and_nothing_else_that_is_slow() -> None:
+def test_check_needs_no_torch_and_nothing_else_that_is_slow(again: Path) -> None:
     code = (
         "import sys\n"
         "from bench import cli\n"
         "try:\n    cli.main()\n"
         "finally:\n    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    arguments = ["check", "--baseline", str(REFERENCE), "--results", str(REFERENCE), "--convergence"]
+    arguments = ["check", "--baseline", str(REFERENCE), "--results", str(again), "--convergence"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
     )
