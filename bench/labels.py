@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from bench.ink import GREY
 
@@ -44,21 +45,13 @@ def figure_of(axes: Axes) -> Figure:
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights moved as little as makes neighbours at least `gap` apart, in the same order (isotonic
-    regression by pooling of adjacent violators)."""
-    order = sorted(range(len(heights)), key=lambda i: (heights[i], i))
-    blocks: list[tuple[float, int]] = []
-    for rank, i in enumerate(order):
-        mean, size = heights[i] - rank * gap, 1
-        while blocks and blocks[-1][0] > mean:
-            other, count = blocks.pop()
-            mean, size = (mean * size + other * count) / (size + count), size + count
-        blocks.append((mean, size))
-    levels = [mean for mean, size in blocks for _ in range(size)]
-    moved = [0.0] * len(heights)
-    for rank, i in enumerate(order):
-        moved[i] = levels[rank] + rank * gap
-    return moved
+    """The heights moved as little as makes neighbours at least `gap` apart, in the same order: a monotone fit
+    to what is left of them when each has given up the gaps below it."""
+    order = np.argsort(heights, kind="stable")
+    room = gap * np.arange(len(heights))
+    moved = np.empty(len(heights))
+    moved[order] = isotonic_regression(np.asarray(heights)[order] - room).x + room
+    return [float(height) for height in moved]
 
 
 def place_labels(
