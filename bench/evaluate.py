@@ -99,9 +99,7 @@ def native_size(width: int, height: int, crop: int) -> tuple[int, int]:
 def evaluate(model: DeepLab, validation: Scored, device: torch.device, classes: int) -> Tensor:
     """The confusion matrix (classes, classes) int64 on the CPU: rows are labels, columns predictions."""
     model.eval()
-    rows = (
-        IGNORE + 1
-    )  # those of ignored pixels are counted, too, and dropped: to leave them out, one must ask
+    rows = IGNORE + 1  # ignored pixels are counted, too, then dropped: leaving them out takes a question
     confusion = torch.zeros(rows * classes, dtype=torch.int64, device=device)
     with _tuned(_is_of_one_shape(validation)):
         for images, labels in validation:

@@ -169,9 +169,8 @@ class Telemetry:
         self._since: float | None = None  # where the open interval starts
         self._cpu: tuple[float, float, float] | None = None
         self._others = others
-        self._cores = sorted(
-            cores or os.sched_getaffinity(0)
-        )  # of those of a run beside this one, nothing is told
+        # of the cores of a run beside this one nothing is told
+        self._cores = sorted(cores or os.sched_getaffinity(0))
         self._energy: dict[str, float] = {}
         self._processes: list[psutil.Process] = [psutil.Process()]
         self._memory_due = now()
