@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["BenchError", "__version__", "load"]
 __version__ = "0.1.0.dev0"
 
+REGRESSION, CANNOT_JUDGE, INTERRUPTED = 3, 4, 130  # exit codes, beside 0 fine, 1 error and 2 usage
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 class BenchError(Exception):
     """Something the user can mend: what is wrong, and what to do next.
 
-    `code` is the exit code of the command line: 1 error, 2 usage, 4 cannot judge.
+    `code` is the exit code of the command line.
     """
 
     def __init__(self, message: str, hint: str = "", code: int = 1) -> None:

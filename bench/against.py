@@ -17,12 +17,24 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench import BenchError, assets, duel, machine, revision, runner, scenes, stats, verification
+from bench import (
+    CANNOT_JUDGE,
+    STOPS,
+    BenchError,
+    assets,
+    duel,
+    machine,
+    revision,
+    runner,
+    scenes,
+    stats,
+    verification,
+)
 from bench.archive import Tell, Watch
 from bench.check import Comparison, Family, LeftOut, Rung
 from bench.duel import Pair, Task
 from bench.recipe import Recipe
-from bench.revision import CANNOT_JUDGE, STOPS, Revision
+from bench.revision import Revision
 from bench.settings import Settings, differing, show
 from bench.workload import Workload
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bench import check, stats
+from bench import REGRESSION, check, stats
 from bench.check import Comparison, Family, Rung
 from bench.sheet import Table, number, signed
 
@@ -28,7 +28,7 @@ LEVELS = {"slower": "error", "worse": "error", "cannot tell": "warning", None: "
 
 def conclude(comparison: Comparison) -> tuple[str, str]:
     """What the exit code stands for, and what to do about it; the latter is empty where all is fine."""
-    if comparison.code == check.REGRESSION:
+    if comparison.code == REGRESSION:
         unjudged = sum(len(family.told(None)) for family in comparison.families)
         parts = [_regression(comparison, family) for family in comparison.families]
         parts.append(f"{unjudged} could not be judged" if unjudged else "")
@@ -38,7 +38,7 @@ def conclude(comparison: Comparison) -> tuple[str, str]:
             if _paired(comparison)
             else "measure again to rule the machine out; where it is meant, make these records the baseline",
         )
-    if comparison.code == check.FINE:
+    if not comparison.code:
         return f"No regression was found: {_tally(comparison)}", ""
     if not comparison.strict or comparison.blind:
         return (

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import BenchError, record, soundness, stats
+from bench import CANNOT_JUDGE, REGRESSION, BenchError, record, soundness, stats
 
 BASELINE, RESULTS = "baseline", "results"
 # What must agree before two records are of one thing, measured on one machine.
 SAME = ("recipe_fingerprint", "workload_fingerprint", "data_fingerprint", *record.MUST_MATCH)
 REGRESSIONS = ("slower", "worse")
 ABSENT = "no usable record of this rung in the"
-FINE, REGRESSION, CANNOT_JUDGE = 0, 3, 4
 
 Found = tuple[Path, Mapping[str, Any]]  # a folder and its record
 Values = tuple[tuple[float, ...], tuple[float, ...]]  # of the baseline, of the results
@@ -98,7 +97,7 @@ class Comparison:
         if any(family.told(*REGRESSIONS) for family in self.families):
             return REGRESSION
         doubtful = any(family.told(None, "cannot tell") for family in self.families)
-        return CANNOT_JUDGE if self.blind or (self.strict and doubtful) else FINE
+        return CANNOT_JUDGE if self.blind or (self.strict and doubtful) else 0
 
     @property
     def blind(self) -> str:
@@ -117,6 +116,7 @@ class _Side:
     runs: list[Found] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
+    counted: soundness.Counted = field(default_factory=dict)
 
     def leave(self, folder: Path, why: str) -> None:
         self.left_out.append(LeftOut(self.name, folder.relative_to(self.root).as_posix(), why))
@@ -188,7 +188,9 @@ def _sift(name: str, root: Path, other: Path) -> _Side:
             side.leave(folder, error.message.replace(f"{folder}/", "its "))
             continue
         side.seen.add((run["workload"], run["recipe"]))
-        why = _why_not(folder, run) or _twin(run, side)
+        name = folder.relative_to(root).as_posix()
+        identity = tuple(_plain(run[each]) for each in ("workload", "recipe", *SAME))
+        why = soundness.exclude(folder, run) or soundness.repeat(name, run, identity, side.counted)
         if why:
             side.leave(folder, why)
             continue
@@ -196,26 +198,6 @@ def _sift(name: str, root: Path, other: Path) -> _Side:
         if run["resumed"]:
             side.leave(folder, "resumed: its mIoU counts, its speed does not")
     return side
-
-
-def _why_not(folder: Path, run: Mapping[str, Any]) -> str:
-    """Why a record takes no part; empty where it does."""
-    if run["status"] != "finished":
-        error = " ".join(str(run["error"] or "").split())
-        return f"{run['status']}: {error}" if error else str(run["status"])
-    return "; ".join(soundness.faults(folder, run))
-
-
-def _twin(run: Mapping[str, Any], side: _Side) -> str:
-    """The record that this one repeats: a seed counts once, and no two runs take the same time to the last
-    digit."""
-    for folder, other in side.runs:
-        name = folder.relative_to(side.root).as_posix()
-        if run["train_s"] == other["train_s"]:
-            return f"a copy of {name}: the same train_s to the last digit"
-        if all(run[each] == other[each] for each in ("seed", "workload", "recipe", *SAME)):
-            return f"seed {run['seed']} counts already, from {name}"
-    return ""
 
 
 def _leave_shared(old: _Side, new: _Side) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench import BenchError, __version__
+from bench import INTERRUPTED, BenchError, __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bench.runner import Outcome, Result, Run
     from bench.seat import Seat
 
-INTERRUPTED = 130
 RESULTS = Path("results/local")
 REPORTS = Path("reports")
 
@@ -51,6 +50,33 @@ class _Commands(click.Group):
 def main() -> None:
     """The entry point of `segbench` and `python -m bench`."""
     cli(prog_name="segbench")
+
+
+# What a run, a doctor's look and a check that measures are told alike.
+_workload_option = click.option(
+    "--workload",
+    "workload_name",
+    default="mini",
+    show_default=True,
+    metavar="NAME",
+    help="One that ships, or a path.",
+)
+_data_option = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are."
+)
+_weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder or file with torchvision's weights; else they are fetched.",
+)
+_device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: cuda where there is one.",
+)
 
 
 def _results_option(about: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -113,29 +139,11 @@ def cli() -> None:
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds 0 to N-1.", metavar="N"
 )
-@click.option(
-    "--workload",
-    "workload_name",
-    default="mini",
-    show_default=True,
-    metavar="NAME",
-    help="One that ships, or a path.",
-)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the pictures are.")
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Folder or file with torchvision's weights; else they are fetched.",
-)
+@_workload_option
+@_data_option
+@_weights_option
 @_results_option("Where the records go: DIR/<workload>/<recipe>/seed-<n>/.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: cuda where there is one.",
-)
+@_device_option
 @click.option(
     "--devices",
     type=click.IntRange(min=1),
@@ -355,23 +363,10 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
     metavar="NAME",
     help="What both train, as in `run`.",
 )
-@click.option(
-    "--workload",
-    "workload_name",
-    default="mini",
-    show_default=True,
-    metavar="NAME",
-    help="On what, as in `run`.",
-)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="As in `run`.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="PATH", help="As in `run`.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="As in `run`.",
-)
+@_workload_option
+@_data_option
+@_weights_option
+@_device_option
 @click.option(
     "--pairs",
     type=click.IntRange(min=3),
@@ -506,24 +501,11 @@ def _summarize(text: str) -> None:
 
 
 @cli.command()
-@click.option(
-    "--workload",
-    "workload_name",
-    default="mini",
-    show_default=True,
-    metavar="NAME",
-    help="What is to be trained, as in `run`.",
-)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="As in `run`.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="PATH", help="As in `run`.")
+@_workload_option
+@_data_option
+@_weights_option
 @_results_option("Where the records would go.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="As in `run`.",
-)
+@_device_option
 @click.option(
     "--devices", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="As in `run`."
 )

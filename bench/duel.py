@@ -24,8 +24,8 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
-from bench import BenchError, assets
-from bench.revision import CANNOT_JUDGE, Revision
+from bench import CANNOT_JUDGE, BenchError, assets
+from bench.revision import Revision
 
 PROTOCOL = 1  # of bench/probe.py
 WARM_UP = 5  # turns that are not counted

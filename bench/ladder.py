@@ -208,10 +208,11 @@ def _ladder(
     root = runs[0][0].parent.parent.parent
     left_out: list[tuple[str, str]] = []
     finished: dict[str, list[Run]] = {}
-    seen: dict[tuple[Any, ...], str] = {}
+    counted: soundness.Counted = {}
     for folder, run in runs:
         name = folder.relative_to(root).as_posix()
-        why = _why_not(folder, run) or _twin(name, run, seen)
+        identity = (run["recipe"], run["recipe_fingerprint"])
+        why = soundness.exclude(folder, run) or soundness.repeat(name, run, identity, counted)
         if why:
             left_out.append((name, why))
         else:
@@ -235,25 +236,6 @@ def _saved(folder: Path, kind: str) -> tuple[str, str]:
     """Text and path of the settings that a run left; `soundness` has read them."""
     path = folder / f"{kind}.toml"
     return path.read_text(encoding="utf-8"), str(path)
-
-
-def _why_not(folder: Path, run: Mapping[str, Any]) -> str:
-    """Why a run is not averaged; empty where it is."""
-    if run["status"] != "finished":
-        return f"{run['status']}: {run['error']}" if run["error"] else str(run["status"])
-    return "; ".join(soundness.faults(folder, run))
-
-
-def _twin(name: str, run: Mapping[str, Any], seen: dict[tuple[Any, ...], str]) -> str:
-    """The run that this one repeats: a seed counts once, and no two take the same time to the last digit.
-    A run that repeats none is added to `seen`."""
-    time, seed = (run["train_s"],), (run["recipe"], run["recipe_fingerprint"], run["seed"])
-    if time in seen:
-        return f"a copy of {seen[time]}: the same train_s to the last digit"
-    if seed in seen:
-        return f"seed {run['seed']} counts already, from {seen[seed]}"
-    seen |= {time: name, seed: name}
-    return ""
 
 
 def _alike(runs: Sequence[Run], root: Path, left_out: list[tuple[str, str]]) -> list[Run]:

@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import BenchError, assets
+from bench import CANNOT_JUDGE, STOPS, BenchError, assets
 from bench.archive import Watch
 
-CANNOT_JUDGE = 4
-STOPS = (signal.SIGINT, signal.SIGTERM)
 BUSY_S = 60.0  # how long git may take over a question
 
 

@@ -31,12 +31,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
 
-from bench import BenchError, doctor, machine, record, server
+from bench import INTERRUPTED, STOPS, BenchError, doctor, machine, record, server
 from bench.progress import Display, Progress
 from bench.recipe import Recipe
 from bench.recipe import check as check_recipe
 from bench.seat import ALONE, Seat, on_this_machine
-from bench.server import INTERRUPTED, STOPS, TICK_S, TRAINER, leave, open_signals
+from bench.server import TICK_S, TRAINER, leave, open_signals
 from bench.workload import Workload, check_data, check_weights
 
 __all__ = ["Job", "Outcome", "Progress", "Result", "Run", "plan", "run"]
@@ -602,9 +602,8 @@ def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display)
     try:
         if job.seat.rank:  # the first device keeps lock and record
             try:
-                job.folder.mkdir(
-                    parents=True, exist_ok=True
-                )  # of the log; the first may not have come so far
+                # for the log; the first may not have come so far
+                job.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise record.unwritable(job.folder, error) from error
             display.start(job.key, resumed=False)

@@ -18,15 +18,13 @@ from multiprocessing.context import ForkServerContext
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import BenchError
+from bench import INTERRUPTED, STOPS, BenchError
 
 # Has train(job, tell), facts(device, devices), examine(device, devices), ready(job), the exception
 # Interrupted, and find_weights(backbone, weights, place).
 TRAINER = "bench.train"
-INTERRUPTED = 130  # exit code of a process that was asked to stop
 END_S = 10.0  # how long a process may take over its end that nobody waits for any more
 TICK_S = 0.25
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def start(trainer: str) -> ForkServerContext:

@@ -23,6 +23,28 @@ CLOSE = 1e-6  # relative: nothing but rounding lies between the two
 # Of the train time, what may pass after the last evaluation: no step is left, but data workers are sent home.
 AFTER_S, AFTER_SHARE = 1.0, 0.01
 
+Counted = dict[tuple[Any, ...], str]  # what tells a record from others -> its name
+
+
+def exclude(folder: Path, run: Mapping[str, Any]) -> str:
+    """Why the record `run` in `folder` is neither averaged nor compared; empty where it is."""
+    if run["status"] != "finished":
+        error = " ".join(str(run["error"] or "").split())
+        return f"{run['status']}: {error}" if error else str(run["status"])
+    return "; ".join(faults(folder, run))
+
+
+def repeat(name: str, run: Mapping[str, Any], identity: tuple[str, ...], counted: Counted) -> str:
+    """The record that this one repeats, in words: of one `identity` a seed counts once, and no two runs take
+    the same time to the last digit. One that repeats none is added to `counted`, as `name`."""
+    time, seed = ("train_s", run["train_s"]), (*identity, run["seed"])
+    if time in counted:
+        return f"a copy of {counted[time]}: the same train_s to the last digit"
+    if seed in counted:
+        return f"seed {run['seed']} counts already, from {counted[seed]}"
+    counted |= {time: name, seed: name}
+    return ""
+
 
 def faults(folder: Path, run: Mapping[str, Any]) -> list[str]:
     """What does not fit in the record `run` of a finished run in `folder`, a line each; none: it is sound."""

@@ -23,7 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import BenchError, artifacts, batches, checkpoint, device, machine, optim, record, source, workload
+from bench import (
+    STOPS,
+    BenchError,
+    artifacts,
+    batches,
+    checkpoint,
+    device,
+    machine,
+    optim,
+    record,
+    source,
+    workload,
+)
 from bench import model as models
 from bench.batches import Batch
 from bench.clock import Clock
@@ -34,7 +46,6 @@ from bench.learner import Learner
 from bench.pretrained import find as find_weights
 from bench.recipe import dump as dump_recipe
 from bench.runner import Job, Progress
-from bench.server import STOPS
 from bench.steps import Steps
 
 __all__ = ["Interrupted", "examine", "facts", "find_weights", "ready", "train"]
