@@ -498,14 +498,11 @@ class _Training:
 
     def __init__(self, look: Run, lock: Lock | None, context: ForkServerContext, trainer: str) -> None:
         self.look, self._lock, job = look, lock, look.job
-        self._meeting = tempfile.TemporaryDirectory(prefix="segbench-")
-        self._mailbox = _mailbox(job, context)  # is gone with the last who holds it
-        seats = on_this_machine(job.seat.devices, Path(self._meeting.name), self._mailbox)
-        if job.seat.launched:  # the others start theirs
-            seats = [job.seat.at("/".join(map(str, job.key)))]
+        self._exits = contextlib.ExitStack()
+        self._seats = _find_seats(job, context, self._exits)  # a mailbox is gone with the last who holds it
         self.processes: list[ForkServerProcess] = []
         self._pipes: list[Connection] = []
-        for seat in seats:
+        for seat in self._seats:
             receive, send = context.Pipe(duplex=False)
             name = "/".join(map(str, job.key))
             arguments = (trainer, replace(job, seat=seat), send, lock)
@@ -569,7 +566,7 @@ class _Training:
             pipe.close()
         if self._lock is not None:
             self._lock.close()
-        self._meeting.cleanup()
+        self._exits.close()
 
     def settle(self, *, stopped: bool) -> Outcome:
         """What became of the run; finishes the record where the processes could not."""
@@ -588,13 +585,18 @@ class _Training:
             self.close()
 
 
-def _mailbox(job: Job, context: ForkServerContext) -> Any:
-    """What the processes of a run talk through that are processors of this machine; None for others."""
-    if job.device != "cpu" or job.seat.devices == 1 or job.seat.launched:
-        return None
-    from bench.mailbox import Mailbox  # numpy, which nothing else here needs
+def _find_seats(job: Job, context: ForkServerContext, exits: contextlib.ExitStack) -> list[Seat]:
+    """Of the processes of a run that start here; `exits` removes the folder in which GPUs meet."""
+    if job.seat.launched:  # the others start theirs
+        return [job.seat.at("/".join(map(str, job.key)))]
+    if job.seat.devices == 1:
+        return [ALONE]
+    if job.device == "cpu":
+        from bench.mailbox import Mailbox  # numpy, which nothing else here needs
 
-    return Mailbox(context, job.seat.devices)
+        return on_this_machine(job.seat.devices, mailbox=Mailbox(context, job.seat.devices))
+    folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="segbench-"))
+    return on_this_machine(job.seat.devices, Path(folder))
 
 
 def _begin(job: Job, context: ForkServerContext, trainer: str, display: Display) -> _Training | Outcome:

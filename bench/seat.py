@@ -45,9 +45,9 @@ class Seat:
 ALONE = Seat()
 
 
-def on_this_machine(devices: int, folder: Path, mailbox: Mailbox | None = None) -> list[Seat]:
-    """The seats of so many processes that meet in `folder`."""
-    meeting = str(folder / "meeting")
+def on_this_machine(devices: int, folder: Path | None = None, mailbox: Mailbox | None = None) -> list[Seat]:
+    """The seats of so many processes that talk through `mailbox`, or else meet in `folder`."""
+    meeting = "" if folder is None else str(folder / "meeting")
     return [Seat(rank, devices, rank, devices, meeting, mailbox) for rank in range(devices)]
 
 

@@ -663,11 +663,12 @@ def orphaned(tmp_path: Path) -> Iterator[Path]:
     """The folder of a run whose runner was killed while it trained."""
     script = tmp_path / "matrix.py"
     script.write_text(ORPHANING)
+    (tmp_path / "temporary").mkdir()
     root = str(Path(__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, script, tmp_path],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(tmp_path / "temporary")},
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
@@ -683,6 +684,13 @@ def test_a_run_whose_runner_is_killed_saves_itself_before_it_lets_go_of_the_lock
     os.close(handle)
     run = record.read(orphaned)
     assert (run["status"], run["steps_done"]) == ("interrupted", 7)
+
+
+def test_a_killed_runner_leaves_nothing_of_its_own_among_temporary_files(
+    orphaned: Path, tmp_path: Path
+) -> None:
+    left = [path.name for path in (tmp_path / "temporary").iterdir()]
+    assert not [name for name in left if name.startswith("segbench-")]
 
 
 # ----------------------------------------------------------------------------------------- the results folder
