@@ -29,7 +29,8 @@ class Table:
 
     def markdown(self) -> str:
         rule = ["---", *["---:" if self.numbers else "---"] * (len(self.head) - 1)]
-        lines = [self.head, rule, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows))
+        lines = [head, rule, *rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from bench import sheet
-from bench.sheet import Cell, Sheet
+from bench.sheet import Cell, Sheet, Table
 
 COLUMNS = [("rung", "rung"), ("mIoU, points", "final_miou"), ("Δ", "change")]
 ROWS = [
@@ -67,3 +67,8 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 )
 def test_the_unit_suits_the_longest_time(seconds: list[float], unit: str) -> None:
     assert sheet.clock_unit(seconds)[1] == unit
+
+
+def test_a_bar_in_a_name_ends_no_column_neither_in_the_head_nor_below() -> None:
+    head, _, row = Table(["class", "a|b"], [["c|d", "1"]]).markdown().splitlines()
+    assert (head, row) == (r"| class | a\|b |", r"| c\|d | 1 |")
