@@ -181,29 +181,30 @@ def run(
 
     from bench import progress, recipe, runner, workload
 
-    recipes = recipe.select(_listed(names))
     command = shlex.join(["segbench", *sys.argv[1:]])
     place = _find_seat(devices)
-    console = Console(stderr=True, quiet=place.rank > 0)
-    with console.status("loading torch"):
-        plan = runner.plan(
-            recipes,
-            workload.load(workload_name),
-            seeds,
-            results,
-            data=data,
-            weights=weights,
-            device=device,
-            seat=place,
-            command=command,
-            deterministic=deterministic,
-        )
-    if dry_run:
-        if place.rank == 0:
-            _print_plan(plan)
-        return
-    display = progress.display(console, [each.name for each in recipes], range(seeds))
-    result = runner.run(plan, display)
+    with runner.excused(place):
+        recipes = recipe.select(_listed(names))
+        console = Console(stderr=True, quiet=place.rank > 0)
+        with console.status("loading torch"):
+            plan = runner.plan(
+                recipes,
+                workload.load(workload_name),
+                seeds,
+                results,
+                data=data,
+                weights=weights,
+                device=device,
+                seat=place,
+                command=command,
+                deterministic=deterministic,
+            )
+        if dry_run:
+            if place.rank == 0:
+                _print_plan(plan)
+            return
+        display = progress.display(console, [each.name for each in recipes], range(seeds))
+        result = runner.run(plan, display)
     if place.rank:  # the first process tells
         sys.exit(0 if all(each.status == "finished" for each in result.outcomes) else 1)
     rows = [(each.name, records) for each in recipes if (records := _finished(result, each))]

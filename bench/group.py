@@ -8,12 +8,10 @@ GPUs talk through NCCL, processors of one machine through a mailbox, those of se
 from __future__ import annotations
 
 import inspect
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench import meeting
 from bench.mailbox import ROOM, Array, Mailbox
 from bench.seat import Seat
-
-TIMEOUT = timedelta(minutes=10)  # of a collective: an evaluation of rank 0 alone is never that long
 
 
 @dataclass(frozen=True)
@@ -155,22 +152,10 @@ def connected(seat: Seat, device: torch.device) -> Iterator[Group]:
     """The group of processes that talk through NCCL or gloo."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend, store=_store(seat), rank=seat.rank, world_size=seat.devices, timeout=TIMEOUT
+        backend, store=meeting.enter(seat), rank=seat.rank, world_size=seat.devices, timeout=meeting.TIMEOUT
     )
     try:
         side = dist.new_group(backend="gloo") if backend == "nccl" else None
         yield Group(seat.rank, seat.devices, side)
     finally:
         dist.destroy_process_group()
-
-
-def _store(seat: Seat) -> Any:
-    """Where the processes find each other."""
-    stores: Any = dist  # torch exports them without saying so
-    if not seat.launched:
-        return stores.FileStore(seat.meeting, seat.devices)
-    address, _, key = seat.meeting.partition("/")
-    host, _, port = address.rpartition(":")
-    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself
-    leads = seat.rank == 0 and not hosted
-    return stores.PrefixStore(key, stores.TCPStore(host, int(port), seat.devices, leads, timeout=TIMEOUT))

@@ -178,6 +178,18 @@ def plan(
     ]
 
 
+@contextlib.contextmanager
+def excused(seat: Seat, trainer: str = TRAINER) -> Iterator[None]:
+    """Within, what ends this process before a run begins is told to the others that torchrun started: they
+    would wait for it."""
+    try:
+        yield
+    except BenchError as error:
+        if seat.launched:
+            server.ask(server.start(trainer), trainer, "excuse", seat, error.message)
+        raise
+
+
 def survey(
     recipes: Sequence[Recipe],
     workload: Workload,

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from bench import INTERRUPTED, STOPS, BenchError
 
 # Has train(job, tell), facts(device, devices), examine(device, devices), ready(job), the exception
-# Interrupted, and find_weights(backbone, weights, place).
+# Interrupted, find_weights(backbone, weights, place), and excuse(seat, why).
 TRAINER = "bench.train"
 END_S = 10.0  # how long a process may take over its end that nobody waits for any more
 TICK_S = 0.25

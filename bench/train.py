@@ -43,12 +43,13 @@ from bench.device import examine, facts
 from bench.evaluate import Scored, Validation, score
 from bench.group import Group, joined
 from bench.learner import Learner
+from bench.meeting import excuse
 from bench.pretrained import find as find_weights
 from bench.recipe import dump as dump_recipe
 from bench.runner import Job, Progress
 from bench.steps import Steps
 
-__all__ = ["Interrupted", "examine", "facts", "find_weights", "ready", "train"]
+__all__ = ["Interrupted", "examine", "excuse", "facts", "find_weights", "ready", "train"]
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
@@ -105,6 +106,8 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
             run.finish()
         except BaseException as error:
             cause = batches.told(error)
+            if run is None and job.seat.launched:
+                excuse(job.seat, _said(cause))
             with contextlib.suppress(BenchError):  # a full disk must not hide what filled it
                 _record_failure(job, run, cause)
             if cause is not error:
@@ -139,9 +142,9 @@ class Run:
         BenchError: the devices would not train the same.
         """
         job, self.group = self.job, group
-        _compare(
-            group.gather({**self.checkpoint_of, "torch": torch.__version__, "step": self._saved["step"]})
-        )
+        same = ("torch", "segbench_version", "git_commit")
+        told = {**self.checkpoint_of, **{name: job.facts[name] for name in same}}
+        _compare(group.gather({**told, "step": self._saved["step"]}))
         self.learner = Learner(job.recipe, job.workload, job.seed, self.device, job.weights, group)
         self._restore(self._saved, self._began)
         del self._saved
@@ -520,7 +523,7 @@ def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
     """Write into the record why the run ended early; the first device keeps it."""
     if job.seat.rank:
         return
-    message = error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    message = _said(error)
     if run is None:
         found = record.read(job.folder) if (job.folder / "run.json").exists() else {"started_at": _now()}
         known = {**found, **_identity(job), "status": "failed", "error": message}
@@ -531,6 +534,10 @@ def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
         run.write("interrupted", "asked to stop")
     else:
         run.write("failed", message)
+
+
+def _said(error: BaseException) -> str:
+    return error.message if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def _reasons(run: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:

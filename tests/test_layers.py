@@ -20,7 +20,7 @@ LAYERS = """
     train artifacts probe \
         | report figures curves mistakes gallery timelines labels ink tables arrival contrasts ladder \
         bulletin sheet against check runner progress doctor prepare duel revision
-    source learner batchnorm group noise evaluate steps batches replicas transform pretrained model \
+    source learner batchnorm group meeting noise evaluate steps batches replicas transform pretrained model \
         operators optim checkpoint device \
         | server vitals verification machine nvml dataset download draft archive scenes places scenery brush \
         streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -135,6 +136,8 @@ def member(job: Job, stop: bool, news: Any, moment: tuple[str, int]) -> None:
         news.put(("finished", job.seat.rank))
     except train.Interrupted:
         news.put(("interrupted", job.seat.rank))
+    except BenchError as error:
+        news.put((error.message, job.seat.rank))
 
 
 def both(
@@ -178,6 +181,18 @@ def test_a_stop_in_an_evaluation_ends_it_on_all_devices_and_it_is_made_anew(
     assert record.read(broken.folder)["final_loss"] == record.read(whole.folder)["final_loss"]
 
 
+def test_devices_that_do_not_train_the_same_find_out_before_they_begin(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    pictures = small.data(tmp_path / "pictures")
+    one, other = (small.job(tmp_path / str(seed), pictures, seed=seed) for seed in range(2))
+    newer = replace(one, facts={**one.facts, "git_commit": "f00"})
+    commit = f"git_commit, f00, than device 0, {one.facts['git_commit']}"
+    for odd, named in ((other, "seed, 1, than device 0, 0"), (newer, commit)):
+        said = f"device 1 has another {named}"
+        assert both([one, odd]) == [(said, 0), (said, 1)]
+        assert record.read(one.folder)["error"] == said
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_a_step_takes_long_a_stop_waits_for_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
@@ -199,9 +214,10 @@ def test_devices_that_do_not_divide_the_replicas_are_refused(
     assert caught.value.hint == "use --devices 1 or 2"
 
 
-def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
-    """Two launchers on this machine, a process each, that know nothing of each other but an address."""
-    small.job(tmp_path, tmp_path)  # writes workload and recipe
+def launch_twice(folder: Path, *options: list[str]) -> list[subprocess.Popen[str]]:
+    """Two launchers on this machine, a process each, that know nothing of each other but an address; what
+    each adds to the command."""
+    small.job(folder, folder)  # writes workload and recipe
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -211,22 +227,36 @@ def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "SEGBENCH_CACHE": str(tmp_path / "cache"),
+        "SEGBENCH_CACHE": str(folder / "cache"),
     }
-    launchers = [
+    return [
         subprocess.Popen(
-            [sys.executable, *launch, *meet, "-m", "bench", "run", *what],
-            cwd=tmp_path,
+            [sys.executable, *launch, *meet, "-m", "bench", "run", *what, *more],
+            cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(2)
+        for more in options
     ]
+
+
+def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
+    launchers = launch_twice(tmp_path, [], [])
     said = [launcher.communicate(timeout=120) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], said
     assert sum("Next: segbench report" in out for out, _ in said) == 1  # one process tells
     for seed in range(2):
         run = record.read(record.run_folder(tmp_path / "out", "small", "small-recipe", seed))
         assert (run["status"], run["device_count"], run["steps_done"]) == ("finished", 2, 24)
+
+
+def test_a_machine_that_cannot_begin_tells_the_others_why(tmp_path: Path) -> None:
+    launchers = launch_twice(tmp_path, [], ["--weights", "nowhere"])
+    said = [launcher.communicate(timeout=120) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [1, 1], said
+    assert "travel with segbench" in said[1][1]
+    run = record.read(record.run_folder(tmp_path / "out", "small", "small-recipe", 0))
+    assert run["status"] == "failed"
+    assert re.fullmatch(r"device \d: the weights of .* travel with segbench", run["error"])

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pynvml
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from bench import BenchError, checkpoint, dataset, record
 from bench.runner import Job, Progress
 from bench.train import Interrupted, _compare, ready, train
 from tests import small
+from tests.fake_nvml import Card, FakeNvml, Time
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +318,28 @@ def test_a_data_worker_that_is_killed_is_named_and_the_run_can_go_on(
     assert record.read(job.folder)["status"] == "failed"
     train(job, silent)
     assert outcome(job) == outcome(finished)
+
+
+def test_an_nvml_that_fails_in_mid_run_costs_the_run_nothing_but_what_it_would_have_said(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, finished: Job
+) -> None:
+    world = FakeNvml(Time(), {"GPU-0": Card()})
+    world.refuse["nvmlGpmQueryDeviceSupport"] = pynvml.NVML_ERROR_NOT_SUPPORTED  # it wants time to pass
+    monkeypatch.setitem(sys.modules, "pynvml", world)
+    monkeypatch.setattr("bench.device.uuids", lambda *_: ["GPU-0"])
+
+    def lose(progress: Progress) -> None:
+        if progress.phase == "eval":
+            for name in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetSamples"):
+                world.refuse[name] = pynvml.NVML_ERROR_GPU_IS_LOST
+
+    job = small.job(tmp_path / "run", pictures)
+    train(job, lose)
+    assert outcome(job) == outcome(finished)
+    run = record.read(job.folder)
+    assert (run["status"], run["gpu_power_w"], run["gpu_memory_peak_mib"]) == ("finished", 300, 3072)
+    assert "telemetry_stopped" in run["warnings"]
+    assert {"gpu_power_w", "gpu_memory_peak_mib"}.isdisjoint(run["unmeasured"])
 
 
 def test_a_wall_clock_that_steps_back_changes_no_measured_time(
