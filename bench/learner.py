@@ -60,7 +60,9 @@ class Learner:
         self.sync_bn = self.recipe["replicas"]["sync_bn"]
         if self.sync_bn:
             batchnorm.synchronise(self.model, group, where)
-        self.shared = group.wrap(self.model, where)  # the same parameters
+        # The same parameters. Only training is compiled: an evaluation has pictures of many shapes.
+        trained: Any = torch.compile(self.model, dynamic=False) if system["compile"] else self.model
+        self.shared = group.wrap(trained, where)
         self.optimizer = optim.build(self.recipe["optim"], self.model)
 
     def _build(self, settings: Any, place: Path | None) -> models.DeepLab:
@@ -80,7 +82,10 @@ class Learner:
         images, labels = batch.on(self.device)
         images, model, group = images.contiguous(memory_format=self.layout), self.model, self.group
         keep = replicas.dropout_mask(self.seed, step, self.batch_size, model.head_width, model.dropout)
-        keep = keep[group.share(self.batch_size)].to(self.device, non_blocking=True)
+        keep = keep[group.share(self.batch_size)]
+        if self.device.type == "cuda":  # from other memory the copy would wait for the device
+            keep = keep.pin_memory()
+        keep = keep.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         here, scale = self.replicas // group.devices, self.scaler.scale
         with self.autocast:

@@ -11,10 +11,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import BenchError, settings
+from bench import BenchError, assets, settings
 from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, difference, dump, number
 
-__all__ = ["SYSTEM", "Recipe", "check", "difference", "dump", "ladder", "load", "parse", "select"]
+__all__ = [
+    "SYSTEM",
+    "Recipe",
+    "called",
+    "check",
+    "difference",
+    "dump",
+    "ladder",
+    "load",
+    "parse",
+    "select",
+    "shipped",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +41,8 @@ class Recipe(Settings):
         return bool(self.changes) and all(key.startswith("system.") for key in self.changes)
 
 
-SYSTEM = {"precision": choice("float32", "bf16", "fp16"), "channels_last": FLAG}
+SYSTEM = {"precision": choice("float32", "bf16", "fp16"), "channels_last": FLAG, "compile": FLAG}
+SPEED = "speed"  # the ladder that starts from rung 07 and touches [system] alone, in a folder of that name
 _LEARNING_RATE = number("a number above 0", lambda value: value > 0)
 _SHARE = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 
@@ -59,11 +72,19 @@ _KIND = settings.Kind(
 
 
 def load(name_or_path: str | Path) -> Recipe:
-    """A recipe by its shipped name, the unambiguous beginning of one ("07"), or the path of a file.
+    """A recipe by its shipped name, the clear beginning of one ("07", "speed/11"), or the path of a file.
 
     Raises BenchError, one line that names file and key, for whatever a recipe must not say.
     """
-    return settings.load(_KIND, name_or_path)
+    return settings.load(_KIND, _of_speed(name_or_path) or name_or_path)
+
+
+def _of_speed(wanted: str | Path) -> Path | None:
+    """The file of the ladder of speed that `wanted` begins to name, None where it names another or none."""
+    files = settings.files_in(assets.folder(f"recipes/{SPEED}"))
+    fitting = [path for name, path in files.items() if f"{SPEED}/{name}".startswith(str(wanted))]
+    named = str(wanted).startswith(f"{SPEED}/")
+    return fitting[0] if named and len(fitting) == 1 else None
 
 
 def parse(text: str, origin: str) -> Recipe:
@@ -85,14 +106,26 @@ def ladder(folder: Path | None = None) -> list[Recipe]:
     return placed
 
 
+def shipped() -> list[Recipe]:
+    """The recipes of both shipped ladders, parents before children."""
+    return [*ladder(), *ladder(assets.folder(f"recipes/{SPEED}"))]
+
+
+def called(recipe: Recipe) -> str:
+    """What to type for a shipped recipe."""
+    return recipe.name if recipe.name in settings.shipped(_KIND) else f"{SPEED}/{recipe.name}"
+
+
 def select(names: Iterable[str]) -> list[Recipe]:
-    """The recipes that a command line asks for, in its order and each once; "all" is the shipped ladder.
+    """The recipes that a command line asks for, in its order and each once; "all" is the shipped ladder,
+    "speed/all" that of speed.
 
     Raises BenchError for an unknown name, and for two recipes that would share a results folder.
     """
     chosen: dict[str, Recipe] = {}
+    folders = {"all": None, f"{SPEED}/all": assets.folder(f"recipes/{SPEED}")}
     for name in names:
-        for recipe in ladder() if name == "all" else [load(name)]:
+        for recipe in ladder(folders[name]) if name in folders else [load(name)]:
             namesake = chosen.setdefault(recipe.name, recipe)
             if namesake.fingerprint != recipe.fingerprint:
                 raise BenchError(

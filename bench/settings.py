@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from bench import BenchError, assets
 
 Values = Mapping[str, Mapping[str, Any]]
+LATER = [("system.compile", False)]  # what every file meant before it could be said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +189,16 @@ def differing(a: Values, b: Values) -> list[tuple[str, Any, Any]]:
 def fingerprint(values: Values, empty_lists: bool = False) -> str:
     """12 hex digits of SHA-256 over the values in canonical JSON; names, titles and comments do not count.
 
-    Nor do empty sections and empty lists: a list that came with a later version, and lists nothing, leaves
-    the fingerprint of older files what it was. With `empty_lists` they count, as they did in the first
-    records.
+    Nor do empty sections, empty lists and LATER: a list that came with a later version, and lists nothing, or
+    a switch that is off, leaves the fingerprint of older files what it was. With `empty_lists` they count, as
+    they did in the first records.
     """
     told = {
-        section: {key: value for key, value in keys.items() if value != [] or empty_lists}
+        section: {
+            key: value
+            for key, value in keys.items()
+            if (value != [] or empty_lists) and (f"{section}.{key}", value) not in LATER
+        }
         for section, keys in values.items()
     }
     stated = {section: keys for section, keys in told.items() if keys}

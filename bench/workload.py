@@ -94,7 +94,7 @@ def parse(text: str, origin: str) -> Workload:
 
 
 def system(workload: Workload, recipe: Recipe) -> dict[str, Any]:
-    """precision and channels_last of a run: the workload's, with what a systems rung changes over them."""
+    """The system settings of a run: the workload's, with what a systems rung changes over them."""
     return {**workload.values["system"], **recipe.values["system"]}
 
 

@@ -115,6 +115,23 @@ def test_another_ladder_may_stand_on_a_rung_of_this_one(tmp_path: Path) -> None:
     assert [rung.is_system for rung in rungs] == [True, True, False]
 
 
+def test_the_ladder_of_speed_starts_from_rung_07_and_touches_system_alone() -> None:
+    rungs = recipe.select(["speed/all"])
+    assert [rung.name for rung in rungs] == ["10-plain", "11-channels-last", "12-compile", "13-bf16"]
+    assert [rung.parent for rung in rungs] == ["07-no-sync-bn", *(rung.name for rung in rungs[:-1])]
+    assert all(rung.is_system for rung in rungs)
+    assert [len(rung.changes) for rung in rungs[1:]] == [1, 1, 1]
+    assert recipe.shipped() == [*recipe.ladder(), *rungs]
+    assert [recipe.load(recipe.called(rung)) for rung in recipe.shipped()] == recipe.shipped()
+
+
+def test_a_rung_of_speed_is_named_as_far_as_it_is_clear() -> None:
+    assert recipe.load("speed/12").name == "12-compile"
+    for wrong in ("speed/1", "speed/99", "speed/", "sped/12"):
+        with pytest.raises(BenchError, match=f"there is no recipe file {wrong}"):
+            recipe.load(wrong)
+
+
 def test_a_base_is_no_systems_rung() -> None:
     assert not recipe.load("00").is_system
 

@@ -437,3 +437,9 @@ def test_the_difference_names_every_value_that_differs_and_no_other() -> None:
 )
 def test_a_suggestion_is_made_only_when_something_is_near(word: str, answer: str) -> None:
     assert settings.suggest(word, ["lr", "batch_size"], "-") == answer
+
+
+def test_a_switch_that_came_later_counts_once_it_is_on() -> None:
+    before = {"system": {"precision": "float32"}}
+    off, on = ({"system": {"precision": "float32", "compile": value}} for value in (False, True))
+    assert settings.fingerprint(off) == settings.fingerprint(before) != settings.fingerprint(on)
