@@ -583,13 +583,13 @@ def _print_lines(lines: Sequence[Line]) -> None:
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def recipes(ctx: click.Context) -> None:
-    """List the ladder and that of speed; show a recipe, or how two differ.
+    """List the ladders; show a recipe, or how two differ.
 
     \b
     Examples:
       segbench recipes
       segbench recipes show 03-cosine
-      segbench recipes diff 07-no-sync-bn speed/11-channels-last
+      segbench recipes diff 00-mmseg-baseline 07-no-sync-bn
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -598,7 +598,7 @@ def recipes(ctx: click.Context) -> None:
 
     rows = [
         [
-            recipe.called(each),
+            each.name,
             "\n".join(f"{key} = {show(value)}" for key, value in each.changes.items())
             or "states every value",
             "yes" if each.adopted else "no",

@@ -14,19 +14,7 @@ from pathlib import Path
 from bench import BenchError, assets, settings
 from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, difference, dump, number
 
-__all__ = [
-    "SYSTEM",
-    "Recipe",
-    "called",
-    "check",
-    "difference",
-    "dump",
-    "ladder",
-    "load",
-    "parse",
-    "select",
-    "shipped",
-]
+__all__ = ["SYSTEM", "Recipe", "check", "difference", "dump", "ladder", "load", "parse", "select", "shipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +30,13 @@ class Recipe(Settings):
 
 
 SYSTEM = {"precision": choice("float32", "bf16", "fp16"), "channels_last": FLAG, "compile": FLAG}
-SPEED = "speed"  # the ladder that starts from rung 07 and touches [system] alone, in a folder of that name
+LADDERS = {"all": "recipes", "speed/all": "recipes/speed"}  # what to type -> where the ladder lies
 _LEARNING_RATE = number("a number above 0", lambda value: value > 0)
 _SHARE = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 _KIND = settings.Kind(
     word="recipe",
-    folder="recipes",
+    folders=tuple(LADDERS.values()),
     make=Recipe,
     header={"extends": TEXT, "title": LINE, "why": TEXT, "adopted": FLAG},
     sections={
@@ -72,19 +60,11 @@ _KIND = settings.Kind(
 
 
 def load(name_or_path: str | Path) -> Recipe:
-    """A recipe by its shipped name, the clear beginning of one ("07", "speed/11"), or the path of a file.
+    """A recipe by its shipped name, the unambiguous beginning of one ("07"), or the path of a file.
 
     Raises BenchError, one line that names file and key, for whatever a recipe must not say.
     """
-    return settings.load(_KIND, _of_speed(name_or_path) or name_or_path)
-
-
-def _of_speed(wanted: str | Path) -> Path | None:
-    """The file of the ladder of speed that `wanted` begins to name, None where it names another or none."""
-    files = settings.files_in(assets.folder(f"recipes/{SPEED}"))
-    fitting = [path for name, path in files.items() if f"{SPEED}/{name}".startswith(str(wanted))]
-    named = str(wanted).startswith(f"{SPEED}/")
-    return fitting[0] if named and len(fitting) == 1 else None
+    return settings.load(_KIND, name_or_path)
 
 
 def parse(text: str, origin: str) -> Recipe:
@@ -93,9 +73,9 @@ def parse(text: str, origin: str) -> Recipe:
 
 
 def ladder(folder: Path | None = None) -> list[Recipe]:
-    """All recipes in `folder` (the shipped ladder), parents before children, otherwise by name."""
-    files = settings.shipped(_KIND) if folder is None else settings.files_in(folder)
-    waiting = [load(path) for path in files.values()]
+    """All recipes in `folder` (that of the first ladder), parents before children, otherwise by name."""
+    folder = assets.folder(LADDERS["all"]) if folder is None else folder
+    waiting = [load(path) for path in settings.files_in(folder).values()]
     if not waiting:
         raise BenchError(f"there are no recipes in {folder}", "name a folder that holds NN-name.toml files")
     placed = []
@@ -107,25 +87,19 @@ def ladder(folder: Path | None = None) -> list[Recipe]:
 
 
 def shipped() -> list[Recipe]:
-    """The recipes of both shipped ladders, parents before children."""
-    return [*ladder(), *ladder(assets.folder(f"recipes/{SPEED}"))]
-
-
-def called(recipe: Recipe) -> str:
-    """What to type for a shipped recipe."""
-    return recipe.name if recipe.name in settings.shipped(_KIND) else f"{SPEED}/{recipe.name}"
+    """The recipes of all shipped ladders, parents before children."""
+    return [rung for folder in LADDERS.values() for rung in ladder(assets.folder(folder))]
 
 
 def select(names: Iterable[str]) -> list[Recipe]:
-    """The recipes that a command line asks for, in its order and each once; "all" is the shipped ladder,
-    "speed/all" that of speed.
+    """The recipes that a command line asks for, in its order and each once; a key of LADDERS is a whole one.
 
     Raises BenchError for an unknown name, and for two recipes that would share a results folder.
     """
     chosen: dict[str, Recipe] = {}
-    folders = {"all": None, f"{SPEED}/all": assets.folder(f"recipes/{SPEED}")}
     for name in names:
-        for recipe in ladder(folders[name]) if name in folders else [load(name)]:
+        whole = LADDERS.get(name)
+        for recipe in ladder(assets.folder(whole)) if whole else [load(name)]:
             namesake = chosen.setdefault(recipe.name, recipe)
             if namesake.fingerprint != recipe.fingerprint:
                 raise BenchError(
@@ -160,5 +134,6 @@ def check(recipe: Recipe, workload: Settings, device: str | None = None) -> None
         raise BenchError(
             f"{source.name}: [system] precision = {settings.show(precision)} is a half precision, "
             "and a CPU trains in float32",
-            'run on a GPU with --device cuda, or state precision = "float32"',
+            "run on a GPU with --device cuda, or "
+            + (f"leave {recipe.name} out" if source is recipe else 'state precision = "float32"'),
         )
