@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch._inductor.async_compile import AsyncCompile
 
-from bench import BenchError, noise, recipe, workload
+from bench import BenchError, noise, optim, recipe, workload
 from bench.batches import Batch
 from bench.group import Group
 from bench.learner import Learner
@@ -101,6 +102,21 @@ def test_what_is_compiled_is_the_same_on_two_devices(rung: str, apart: bool, tra
     for losses, weights in together(2, shared, rung, apart=apart):
         assert losses == pytest.approx(alone[0], rel=1e-10)
         torch.testing.assert_close(weights, alone[1], rtol=1e-8, atol=1e-10)
+
+
+@RUNGS
+def test_a_step_asks_the_device_for_no_value(rung: str) -> None:
+    """On the device "meta" nothing has one: whoever asked, as a GPU that is waited for, would fail."""
+    torch.set_default_dtype(torch.float32)
+    made, where = learner(rung), torch.device("meta")
+    on_cpu = batch(made, 0)
+    made.model.to(where)
+    made.device, made.autocast = where, contextlib.nullcontext()
+    made.optimizer = optim.DecoupledSGD(made.model.parameters(), 0.1, 0.9, 1e-4)  # fused it knows no "meta"
+    images, labels = on_cpu.images.to(where), on_cpu.labels.to(where)
+    loss = made.train_step(Batch(images, labels, on_cpu.uniforms, on_cpu.places), 0, 0.01)
+    with pytest.raises(RuntimeError, match="meta"):
+        float(loss)
 
 
 def test_what_is_compiled_leaves_names_of_weights_and_evaluation_as_they_are(traced: list[Any]) -> None:
