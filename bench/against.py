@@ -33,7 +33,7 @@ from bench import (
 from bench.archive import Tell, Watch
 from bench.check import Comparison, Family, LeftOut, Rung
 from bench.duel import Pair, Task
-from bench.recipe import Recipe
+from bench.recipe import LADDERS, Recipe
 from bench.revision import Revision
 from bench.settings import Settings, differing, show
 from bench.workload import Workload
@@ -56,7 +56,7 @@ class Question:
     def task(self, recipe: Recipe, device: str) -> Task:
         """The same as a probe takes it: a shipped file by its name, since each revision has its own."""
         data, weights = (None if path is None else str(path.resolve()) for path in (self.data, self.weights))
-        names = _call(recipe, "recipes"), _call(self.workload, "recipes/workloads")
+        names = _call(recipe, *LADDERS.values()), _call(self.workload, "recipes/workloads")
         return Task(*names, data, weights, device, tuple(machine.usable_cores()) if device == "cpu" else ())
 
 
@@ -135,9 +135,9 @@ def _measure(other: Revision, own: Revision, task: Task, name: str, pairs: int, 
     return taken
 
 
-def _call(settings: Settings, folder: str) -> str:
-    """The name of a shipped file, the path of another."""
-    if settings.path is None or settings.path.parent == assets.folder(folder):
+def _call(settings: Settings, *folders: str) -> str:
+    """The name of a file that is shipped in one of `folders`, the path of another."""
+    if settings.path is None or settings.path.parent in map(assets.folder, folders):
         return settings.name
     return str(settings.path.resolve())
 

@@ -23,7 +23,11 @@ def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Modu
     if group.devices == 1:
         return model
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        for layer in model.modules():
+            if isinstance(layer, nn.SyncBatchNorm):  # what is compiled leaves it as it is
+                layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+        return model
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
@@ -46,6 +50,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         made.group = group
         return made.train(layer.training)
 
+    @torch.compiler.disable  # it talks to other processes, and numpy computes a part
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)

@@ -134,7 +134,7 @@ def cli() -> None:
     multiple=True,
     default=["all"],
     metavar="NAME",
-    help="Shipped recipes, paths of files, or all; by commas, or repeat the option.  [default: all]",
+    help="Shipped recipes, paths of files, all, speed/all; by commas, or repeat the option.  [default: all]",
 )
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds 0 to N-1.", metavar="N"
@@ -584,7 +584,7 @@ def _print_lines(lines: Sequence[Line]) -> None:
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def recipes(ctx: click.Context) -> None:
-    """List the ladder; show a recipe, or how two differ.
+    """List the ladders; show a recipe, or how two differ.
 
     \b
     Examples:
@@ -604,7 +604,7 @@ def recipes(ctx: click.Context) -> None:
             or "states every value",
             "yes" if each.adopted else "no",
         ]
-        for each in recipe.ladder()
+        for each in recipe.shipped()
     ]
     _print_table(["recipe", "changes", "adopted"], rows)
 

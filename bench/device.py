@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
+from torch import Tensor
 
 from bench import BenchError, machine, nvml, vitals
 
@@ -70,6 +71,13 @@ def set_up(
         return torch.device(device)
     torch.cuda.set_device(rank)
     return torch.device(device, rank)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on the device, which is not waited for: a GPU fetches from pinned memory when it gets there,
+    while from other memory the driver may first finish all that is queued."""
+    pinned = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=True)
 
 
 def wait_for(device: torch.device) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.dataset import IGNORE, Dataset, as_picture
+from bench.device import send
 from bench.model import DeepLab, resize
 from bench.transform import normalise
 
@@ -103,8 +104,8 @@ def evaluate(model: DeepLab, validation: Scored, device: torch.device, classes: 
     confusion = torch.zeros(rows * classes, dtype=torch.int64, device=device)
     with _tuned(_is_of_one_shape(validation)):
         for images, labels in validation:
-            labels = labels.to(device, non_blocking=True)
-            prediction = predict(model, images.to(device, non_blocking=True), labels.shape[1:])
+            labels = send(labels, device)
+            prediction = predict(model, send(images, device), labels.shape[1:])
             places = labels.long().mul_(classes).add_(prediction).view(-1)
             confusion.scatter_add_(0, places, torch.ones_like(places))
     model.train()

@@ -224,7 +224,7 @@ def _ladder(
         alike = _alike(several, root, left_out)
         rungs.append(Rung(recipe.parse(*_saved(alike[0].folder, "recipe")), tuple(alike)))
     setting = workload.parse(*_saved(rungs[0].runs[0].folder, "workload"))
-    parents = {known.name: known.parent for known in (*recipe.ladder(), *(rung.recipe for rung in rungs))}
+    parents = {known.name: known.parent for known in (*recipe.shipped(), *(rung.recipe for rung in rungs))}
     rungs.sort(key=lambda rung: _line(rung.name, parents)[::-1])
     adopted = tuple(rung for rung in rungs if rung.recipe.adopted) or tuple(rungs)
     aside = tuple(rung for rung in rungs if rung not in adopted)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every process forked from here
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.async_compile import shutdown_compile_workers
 
 from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrained, replicas, workload
 from bench import model as models
@@ -60,7 +62,10 @@ class Learner:
         self.sync_bn = self.recipe["replicas"]["sync_bn"]
         if self.sync_bn:
             batchnorm.synchronise(self.model, group, where)
-        self.shared = group.wrap(self.model, where)  # the same parameters
+        self.objective: Any = group.wrap(replicas.Objective(self.model), where)  # the same parameters
+        self.compiled = system["compile"]
+        if self.compiled:  # training alone: an evaluation has pictures of many shapes
+            self.objective = torch.compile(self.objective, dynamic=False)
         self.optimizer = optim.build(self.recipe["optim"], self.model)
 
     def _build(self, settings: Any, place: Path | None) -> models.DeepLab:
@@ -80,12 +85,12 @@ class Learner:
         images, labels = batch.on(self.device)
         images, model, group = images.contiguous(memory_format=self.layout), self.model, self.group
         keep = replicas.dropout_mask(self.seed, step, self.batch_size, model.head_width, model.dropout)
-        keep = keep[group.share(self.batch_size)].to(self.device, non_blocking=True)
+        keep = device.send(keep[group.share(self.batch_size)], self.device)
         self.optimizer.zero_grad(set_to_none=True)
         here, scale = self.replicas // group.devices, self.scaler.scale
         with self.autocast:
             loss = replicas.accumulate(
-                self.shared, images, labels, keep, here, self.sync_bn, scale, group.leads
+                self.objective, images, labels, keep, here, self.sync_bn, scale, group.leads
             )
         group.average(model)
         for parameters in self.optimizer.param_groups:
@@ -96,9 +101,16 @@ class Learner:
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
-        """Turns want of memory into a BenchError that names what did not fit."""
+        """Turns want of memory into a BenchError that names what did not fit, and want of a compiler into one
+        that says what to install."""
         try:
             yield
+        except BackendCompilerFailed as error:
+            raise BenchError(
+                f"[system] compile = true, and torch.compile does not work here: {_gist(error)}",
+                "install a C++ compiler and the headers of Python (g++, python3-dev), for a GPU also triton; "
+                "or leave out what states compile = true",
+            ) from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -138,6 +150,8 @@ class Learner:
             self.train_step(batch, step=0, lr=0.0)
         for images, labels in itertools.islice(validation, 1):  # a small set may leave some device none
             self.predict(images, labels.shape[1:])
+        if self.compiled:
+            shutdown_compile_workers()  # processes of torch, which would idle beside the training
         self.optimizer = optim.build(self.recipe["optim"], self.model)
         self.load(before)
 
@@ -160,6 +174,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, on whatever device, or Python says that memory has run out."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _gist(error: BackendCompilerFailed) -> str:
+    """The line of a compiler's message that says what is wrong."""
+    lines = [line.strip() for line in str(error.inner_exception).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0])
 
 
 def _copy(state: Any) -> Any:

@@ -24,7 +24,8 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        plain = x.device.type != "cpu" or torch.compiler.is_compiling()  # a compiler has ways of its own
+        if plain or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         if self.kernel_size == self.stride == (1, 1) and self.groups == 1:
             # not flattened at once: the gradient would lie in memory otherwise than the weight
@@ -76,7 +77,7 @@ def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     On a CPU small maps are multiplied by two matrices, and come as planes, which a softmax over them takes
     without copying.
     """
-    plain = maps.device.type != "cpu" or torch.compiler.is_compiling()  # a compiler has ways of its own
+    plain = maps.device.type != "cpu" or torch.compiler.is_compiling()
     if plain or max(maps.shape[2:]) > MATRIX_SIDE:
         return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
     rows, columns = (

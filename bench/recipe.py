@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import BenchError, settings
+from bench import BenchError, assets, settings
 from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, difference, dump, number
 
-__all__ = ["SYSTEM", "Recipe", "check", "difference", "dump", "ladder", "load", "parse", "select"]
+__all__ = ["SYSTEM", "Recipe", "check", "difference", "dump", "ladder", "load", "parse", "select", "shipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,14 @@ class Recipe(Settings):
         return bool(self.changes) and all(key.startswith("system.") for key in self.changes)
 
 
-SYSTEM = {"precision": choice("float32", "bf16", "fp16"), "channels_last": FLAG}
+SYSTEM = {"precision": choice("float32", "bf16", "fp16"), "channels_last": FLAG, "compile": FLAG}
+LADDERS = {"all": "recipes", "speed/all": "recipes/speed"}  # what to type -> where the ladder lies
 _LEARNING_RATE = number("a number above 0", lambda value: value > 0)
 _SHARE = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 _KIND = settings.Kind(
     word="recipe",
-    folder="recipes",
+    folders=tuple(LADDERS.values()),
     make=Recipe,
     header={"extends": TEXT, "title": LINE, "why": TEXT, "adopted": FLAG},
     sections={
@@ -72,9 +73,9 @@ def parse(text: str, origin: str) -> Recipe:
 
 
 def ladder(folder: Path | None = None) -> list[Recipe]:
-    """All recipes in `folder` (the shipped ladder), parents before children, otherwise by name."""
-    files = settings.shipped(_KIND) if folder is None else settings.files_in(folder)
-    waiting = [load(path) for path in files.values()]
+    """All recipes in `folder` (that of the first ladder), parents before children, otherwise by name."""
+    folder = assets.folder(LADDERS["all"]) if folder is None else folder
+    waiting = [load(path) for path in settings.files_in(folder).values()]
     if not waiting:
         raise BenchError(f"there are no recipes in {folder}", "name a folder that holds NN-name.toml files")
     placed = []
@@ -85,14 +86,20 @@ def ladder(folder: Path | None = None) -> list[Recipe]:
     return placed
 
 
+def shipped() -> list[Recipe]:
+    """The recipes of all shipped ladders, parents before children."""
+    return [rung for folder in LADDERS.values() for rung in ladder(assets.folder(folder))]
+
+
 def select(names: Iterable[str]) -> list[Recipe]:
-    """The recipes that a command line asks for, in its order and each once; "all" is the shipped ladder.
+    """The recipes that a command line asks for, in its order and each once; a key of LADDERS is a whole one.
 
     Raises BenchError for an unknown name, and for two recipes that would share a results folder.
     """
     chosen: dict[str, Recipe] = {}
     for name in names:
-        for recipe in ladder() if name == "all" else [load(name)]:
+        whole = LADDERS.get(name)
+        for recipe in ladder(assets.folder(whole)) if whole else [load(name)]:
             namesake = chosen.setdefault(recipe.name, recipe)
             if namesake.fingerprint != recipe.fingerprint:
                 raise BenchError(
@@ -127,5 +134,6 @@ def check(recipe: Recipe, workload: Settings, device: str | None = None) -> None
         raise BenchError(
             f"{source.name}: [system] precision = {settings.show(precision)} is a half precision, "
             "and a CPU trains in float32",
-            'run on a GPU with --device cuda, or state precision = "float32"',
+            "run on a GPU with --device cuda, or "
+            + (f"leave {recipe.name} out" if source is recipe else 'state precision = "float32"'),
         )

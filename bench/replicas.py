@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from bench.dataset import IGNORE
 from bench.streams import DROPOUT, stream
@@ -35,8 +34,23 @@ def slice_losses(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
     return losses.sum(1) / (labels != IGNORE).view(replicas, -1).sum(1).clamp(min=1)
 
 
+class Objective(nn.Module):
+    """What a step makes small: the loss of `model`, as the mean over some slices of a batch.
+
+    A module, so that model and loss can be compiled as one, and shared by devices as one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, labels: Tensor, keep: Tensor, replicas: int) -> Tensor:
+        """A scalar; the arguments are those of the model and of `slice_losses`."""
+        return slice_losses(self.model(images, keep), labels, replicas).mean()
+
+
 def accumulate(
-    model: nn.Module,
+    objective: nn.Module,
     images: Tensor,
     labels: Tensor,
     keep: Tensor,
@@ -48,29 +62,31 @@ def accumulate(
     """Add the gradients of one step to the parameters; return its loss, a scalar left on the device.
 
     Images, labels and masks are those of the `replicas` that this device carries; `leads`: replica 0 is the
-    first of them. Over several devices `model` is the one that averages gradients, and the loss is the mean
-    over this device's replicas. `scale` is what a gradient scaler does to each loss before its backward pass.
+    first of them. `objective` is an `Objective`, compiled or not; over several devices it averages gradients,
+    and the loss is the mean over this device's replicas. `scale` is what a gradient scaler does to each loss
+    before its backward pass.
     """
     if sync_bn:
-        loss = slice_losses(model(images, keep), labels, replicas).mean()
+        loss = objective(images, labels, keep, replicas)
         scale(loss).backward()
         return loss.detach()
     losses = []
     slices = zip(images.chunk(replicas), labels.chunk(replicas), keep.chunk(replicas), strict=True)
     for replica, (some_images, some_labels, some_keep) in enumerate(slices):
-        with exchange(model, now=replica == replicas - 1):
-            with running_statistics(model, update=leads and replica == 0):
-                loss = slice_losses(model(some_images, some_keep), some_labels, 1).mean() / replicas
+        with exchange(objective, now=replica == replicas - 1):
+            with running_statistics(objective, update=leads and replica == 0):
+                loss = objective(some_images, some_labels, some_keep, 1) / replicas
             scale(loss).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
 
-def exchange(model: nn.Module, now: bool) -> AbstractContextManager[None]:
+def exchange(objective: nn.Module, now: bool) -> AbstractContextManager[None]:
     """Within, devices average the gradients in a backward pass only if `now`: once a step is enough."""
-    if now or not isinstance(model, DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext
+    if not now:  # DistributedDataParallel has it, compiled or not
+        pause = getattr(objective, "no_sync", nullcontext)
+    return pause()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from bench import BenchError, assets
 
 Values = Mapping[str, Mapping[str, Any]]
+_UNSAID = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,22 +126,24 @@ class Kind(Generic[S]):
     """What tells one kind of files from the other.
 
     `header` and `sections` are the schema; a base states all sections but `overlays`, a section -> who
-    gives its values instead. `make` is the class of the result, `folder` where the shipped files are (for
-    `assets.folder`), `listing` the command that shows them, where there is one.
+    gives its values instead. `make` is the class of the result, `folders` where the shipped files are (for
+    `assets.folder`; no name is in two of them), `listing` the command that shows them, where there is one.
+    `later`: "section.key" -> what every file meant before it could say so.
     """
 
     word: str
-    folder: str
+    folders: tuple[str, ...]
     make: type[S]
     header: Mapping[str, Rule]
     sections: Mapping[str, Mapping[str, Rule]]
     listing: str = ""
     overlays: Mapping[str, str] = field(default_factory=dict)
+    later: Mapping[str, Any] = field(default_factory=dict)
 
 
 def shipped(kind: Kind[Any]) -> dict[str, Path]:
-    """Name -> file of what travels with segbench, in the order of the file names."""
-    return files_in(assets.folder(kind.folder))
+    """Name -> file of what travels with segbench, folder by folder, in the order of the file names."""
+    return {name: path for each in kind.folders for name, path in files_in(assets.folder(each)).items()}
 
 
 def files_in(folder: Path) -> dict[str, Path]:
@@ -185,15 +188,20 @@ def differing(a: Values, b: Values) -> list[tuple[str, Any, Any]]:
     return rows
 
 
-def fingerprint(values: Values, empty_lists: bool = False) -> str:
+def fingerprint(values: Values, later: Mapping[str, Any] | None = None, *, empty_lists: bool = False) -> str:
     """12 hex digits of SHA-256 over the values in canonical JSON; names, titles and comments do not count.
 
-    Nor do empty sections and empty lists: a list that came with a later version, and lists nothing, leaves
-    the fingerprint of older files what it was. With `empty_lists` they count, as they did in the first
-    records.
+    Nor do empty sections, empty lists and values that are those of `later` (see `Kind`): a list that came
+    with a later version, and lists nothing, or a switch that is off, leaves the fingerprint of older files
+    what it was. With `empty_lists` they count, as they did in the first records.
     """
+    meant = {} if later is None else later
     told = {
-        section: {key: value for key, value in keys.items() if value != [] or empty_lists}
+        section: {
+            key: value
+            for key, value in keys.items()
+            if (value != [] or empty_lists) and meant.get(f"{section}.{key}", _UNSAID) != value
+        }
         for section, keys in values.items()
     }
     stated = {section: keys for section, keys in told.items() if keys}
@@ -231,7 +239,7 @@ def _resolve(kind: Kind[S], path: Path, children: tuple[Path, ...]) -> S:
     settings = kind.make(
         name=path.stem,
         values=values,
-        fingerprint=fingerprint(values),
+        fingerprint=fingerprint(values, kind.later),
         parent=parent.name if parent else None,
         changes=_dotted(stated) if parent else {},
         path=path,
@@ -271,7 +279,7 @@ def _text(kind: Kind[Any], path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        others = [str(other) for other in files_in(path.parent).values()]
+        others = [*map(str, files_in(path.parent).values()), *shipped(kind)]
         hint = suggest(str(path), others, f"check the path, or use what is shipped: {_listing(kind)}")
         raise BenchError(f"there is no {kind.word} file {origin}", hint) from None
     except UnicodeDecodeError as error:
@@ -430,15 +438,15 @@ def parse(kind: Kind[S], text: str, origin: str) -> S:
     sound = all(key in rules and rules[key].accepts(value) for key, value in header.items())
     if not sound or not {"name", "title", "fingerprint"} <= header.keys():
         raise BenchError(f"{origin} is not the resolved {kind.word} of a run", aside)
-    if not _vouches(header["fingerprint"], values):
+    if not _vouches(header["fingerprint"], values, kind.later):
         raise BenchError(f"{origin} was edited or damaged: its fingerprint does not fit its values", aside)
     header.pop("extends", None)
     return kind.make(values=values, changes=changes, parent=parent, **header)
 
 
-def _vouches(claimed: str, values: Values) -> bool:
+def _vouches(claimed: str, values: Values, later: Mapping[str, Any]) -> bool:
     try:
-        return claimed in (fingerprint(values), fingerprint(values, empty_lists=True))
+        return claimed in (fingerprint(values, later), fingerprint(values, later, empty_lists=True))
     except (TypeError, ValueError):  # a date, or a number that is not finite: `dump` writes neither
         return False
 

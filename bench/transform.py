@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.dataset import IGNORE, as_picture
+from bench.device import send
 
 SCALE = (0.5, 2.0)
 MAX_SHARE, TRIES = 0.75, 10
@@ -167,8 +168,8 @@ def _distort(x: Tensor, uniforms: Tensor, places: Tensor) -> None:
     coins, strengths = uniforms[:, 0:8:2] < 0.5, 2 * uniforms[:, 1:8:2] - 1
     late = uniforms[:, 8] < 0.5
     change = strengths * torch.tensor((BRIGHTNESS, CONTRAST, SATURATION, HUE))
-    change = change.T.reshape(4, -1, 1, 1, 1).to(x.device, non_blocking=True)
-    inside = _inside(places, size).to(x.device, non_blocking=True)
+    change = send(change.T.reshape(4, -1, 1, 1, 1), x.device)
+    inside = send(_inside(places, size), x.device)
 
     def contrast(some: Tensor, rows: Rows) -> None:
         adjust_contrast(some, 1 + change[1, rows], inside[rows])
@@ -197,7 +198,7 @@ def _change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Rows], object]) ->
     if len(rows) == len(x):
         how(x, slice(None))
     elif len(rows):
-        rows = rows.to(x.device, non_blocking=True)
+        rows = send(rows, x.device)
         some = x[rows]
         how(some, rows)
         x[rows] = some

@@ -22,12 +22,13 @@ class Workload(Settings):
     """A resolved workload; `values["data"]["classes"][i]` is the name of label value i + 1, 0 is "other"."""
 
 
+LATER = {"system.compile": False}  # what every file meant before it could say so
 _LABELS = 254  # labels are 8 bit; 0 is "other", and 255 elsewhere means "ignore"
 _LEFT_OUT = 1000  # names of pictures
 
 _KIND = settings.Kind(
     word="workload",
-    folder="recipes/workloads",
+    folders=("recipes/workloads",),
     make=Workload,
     header={"extends": TEXT, "title": LINE, "why": TEXT},
     sections={
@@ -70,6 +71,7 @@ _KIND = settings.Kind(
         },
         "system": SYSTEM,
     },
+    later=LATER,
 )
 
 
@@ -94,7 +96,7 @@ def parse(text: str, origin: str) -> Workload:
 
 
 def system(workload: Workload, recipe: Recipe) -> dict[str, Any]:
-    """precision and channels_last of a run: the workload's, with what a systems rung changes over them."""
+    """The system settings of a run: the workload's, with what a systems rung changes over them."""
     return {**workload.values["system"], **recipe.values["system"]}
 
 

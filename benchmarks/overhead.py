@@ -105,6 +105,7 @@ class Bare:
         weights = values["model"][settings["model"]["weights"]]
         pretrained.load_backbone(self.model, values["model"]["backbone"], weights)
         self.model = self.model.to(memory_format=torch.channels_last).train()
+        self.objective = replicas.Objective(self.model)
         self.settings, self.sync_bn = settings["optim"], settings["replicas"]["sync_bn"]
         self.optimizer = optim.build(self.settings, self.model)
         self.size, self.replicas = self.settings["batch_size"], values["train"]["replicas"]
@@ -118,7 +119,7 @@ class Bare:
         images = images.contiguous(memory_format=torch.channels_last)
         keep = replicas.dropout_mask(0, number, self.size, self.model.head_width, self.model.dropout)
         self.optimizer.zero_grad(set_to_none=True)
-        replicas.accumulate(self.model, images, labels, keep, self.replicas, self.sync_bn)
+        replicas.accumulate(self.objective, images, labels, keep, self.replicas, self.sync_bn)
         for group in self.optimizer.param_groups:
             group["lr"] = optim.learning_rate(self.settings, number, self.steps)
         self.optimizer.step()

@@ -70,7 +70,7 @@ def make(
 def altered(setting: Workload, section: str, **values: Any) -> Workload:
     """The workload with other values in one section, and the fingerprint that goes with them."""
     changed = {**setting.values, section: {**setting.values[section], **values}}
-    return replace(setting, values=changed, fingerprint=settings.fingerprint(changed))
+    return replace(setting, values=changed, fingerprint=settings.fingerprint(changed, workload.LATER))
 
 
 def make_run(

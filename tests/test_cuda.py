@@ -20,6 +20,7 @@ from bench.learner import Learner
 from bench.optim import learning_rate
 from bench.runner import Job
 from bench.seat import Seat
+from bench.steps import Steps
 from bench.workload import Workload
 from tests import small
 from tests.test_train import outcome, silent, stop_at
@@ -82,6 +83,50 @@ def test_layout_and_precision_change_nothing_but_rounding(
     plain, changed = losses(GPU, rung, pictures, 3), losses(GPU, rung, pictures, 3, **system)
     assert changed[0] == pytest.approx(plain[0], rel=0, abs=apart)
     assert changed == pytest.approx(plain, rel=0, abs=20 * apart)  # rounding grows from step to step
+
+
+SWITCHES: list[dict[str, Any]] = [{}, {"precision": "fp16"}, {"precision": "bf16"}, {"compile": True}]
+
+
+@pytest.mark.parametrize("system", SWITCHES, ids=str)
+@pytest.mark.parametrize("rung", ["00", "07"])
+def test_nothing_in_a_step_waits_for_the_device(pictures: Path, rung: str, system: dict[str, Any]) -> None:
+    how, work, place = recipe.load(rung), mini(**system), torch.device(GPU)
+    learner, log = Learner(how, work, 3, place), Steps(3, place)
+    there = source.find(pictures, how, work, 3, place, ALONE)
+    some = list(zip(range(3), there.batches(0, 3), strict=True))
+    learner.warm_up(there.validation)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        log.begin()
+        for step, batch in some:
+            log.end(learner.train_step(batch, step, 0.01), 0.01)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    log.drain(wait=True)
+    assert log.bad is None
+
+
+def test_pictures_are_scored_without_waiting_for_the_device(pictures: Path) -> None:
+    how, work, place = recipe.load("00"), mini(), torch.device(GPU)
+    learner, scored = Learner(how, work, 3, place), source.find(pictures, how, work, 3, place, ALONE)
+
+    def watched() -> Iterator[tuple[Tensor, Tensor]]:
+        torch.cuda.set_sync_debug_mode("error")
+        yield from scored.validation
+        torch.cuda.set_sync_debug_mode("default")  # for the matrix, which is fetched once
+
+    learner.warm_up(scored.validation)
+    try:
+        assert learner.evaluate(watched()).sum() > 0
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("rung", ["00", "07"])
+def test_what_is_compiled_changes_nothing_but_rounding(pictures: Path, rung: str) -> None:
+    plain, compiled = losses(GPU, rung, pictures, 3), losses(GPU, rung, pictures, 3, compile=True)
+    assert compiled == pytest.approx(plain, rel=0, abs=1e-3)
 
 
 def test_nccl_starts_with_one_process(tmp_path: Path) -> None:

@@ -115,6 +115,42 @@ def test_another_ladder_may_stand_on_a_rung_of_this_one(tmp_path: Path) -> None:
     assert [rung.is_system for rung in rungs] == [True, True, False]
 
 
+def test_the_ladder_of_speed_starts_from_rung_07_and_touches_system_alone() -> None:
+    rungs = recipe.select(["speed/all"])
+    assert [rung.name for rung in rungs] == ["10-plain", "11-channels-last", "12-compile", "13-bf16"]
+    assert [rung.parent for rung in rungs] == ["07-no-sync-bn", *(rung.name for rung in rungs[:-1])]
+    assert all(rung.is_system for rung in rungs)
+    assert [len(rung.changes) for rung in rungs[1:]] == [1, 1, 1]
+    assert recipe.shipped() == [*recipe.ladder(), *rungs]
+    assert "compile" not in recipe.load("07").values["system"]
+
+
+def test_rungs_of_all_ladders_are_named_alike(tmp_path: Path) -> None:
+    assert [recipe.load(rung.name[:2]) for rung in recipe.shipped()] == recipe.shipped()
+    mine = recipe.load(own(tmp_path, "mine", "extends = '12-compile'\ntitle = 'm'\n[optim]\nlr = 0.1\n"))
+    assert mine.parent == "12-compile"
+    with pytest.raises(BenchError, match="segbench ships a recipe named 12-compile with other values"):
+        recipe.load(
+            own(tmp_path, "12-compile", "extends = '07-no-sync-bn'\ntitle = 'm'\n[optim]\nlr = 0.1\n")
+        )
+    with pytest.raises(BenchError, match="there is no recipe file speed/12-compile") as said:
+        recipe.load("speed/12-compile")
+    assert said.value.hint == 'did you mean "12-compile"?'
+
+
+def test_the_rung_of_bf16_is_refused_on_a_cpu_and_the_others_are_not() -> None:
+    for rung in recipe.select(["speed/all"])[:-1]:
+        recipe.check(rung, workload.load("mini"), "cpu")
+    with pytest.raises(BenchError, match='13-bf16: .system. precision = "bf16" is a half') as said:
+        recipe.check(recipe.load("13"), workload.load("mini"), "cpu")
+    assert said.value.hint == "run on a GPU with --device cuda, or leave 13-bf16 out"
+
+
+def test_a_switch_that_a_recipe_states_counts_also_where_it_is_off(tmp_path: Path) -> None:
+    text = "extends = '07-no-sync-bn'\ntitle = 'off'\n[system]\ncompile = false\n"
+    assert recipe.load(own(tmp_path, "off", text)).fingerprint != recipe.load("07").fingerprint
+
+
 def test_a_base_is_no_systems_rung() -> None:
     assert not recipe.load("00").is_system
 
@@ -227,7 +263,7 @@ def test_a_value_that_no_recipe_can_have_is_refused(tmp_path: Path, line: str, m
 # ---------------------------------------------------------------------------------------- recipe and workload
 
 
-@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("name", [rung.name for rung in recipe.shipped()])
 @pytest.mark.parametrize("trained_on", workload.shipped())
 def test_every_recipe_goes_with_every_workload(name: str, trained_on: str) -> None:
     recipe.check(recipe.load(name), workload.load(trained_on))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,11 @@ def plainly(logits: Tensor, labels: Tensor) -> Tensor:
     return total / max(count, 1)
 
 
+def accumulate(net: DeepLab, *about: Any) -> Tensor:
+    """A step; its gradients are left in the model."""
+    return replicas.accumulate(replicas.Objective(net), *about)
+
+
 def synchronised(net: DeepLab, images: Tensor, labels: Tensor, keep: Tensor, count: int) -> Tensor:
     """All slices through one model; its gradients are left in it."""
     logits = net(images, keep)
@@ -94,7 +100,7 @@ def test_a_step_is_what_that_many_devices_would_have_done(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor], sync_bn: bool, count: int
 ) -> None:
     twin = copy.deepcopy(net)
-    loss = replicas.accumulate(net, *batch, count, sync_bn)
+    loss = accumulate(net, *batch, count, sync_bn)
     expected = (synchronised if sync_bn else data_parallel)(twin, *batch, count)
     assert torch.allclose(loss, expected, **EXACT)
     for mine, theirs in zip(gradients(net), gradients(twin), strict=True):
@@ -107,14 +113,14 @@ def test_with_one_replica_synchronised_or_not_is_the_same(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     twin = copy.deepcopy(net)
-    assert torch.equal(replicas.accumulate(net, *batch, 1, True), replicas.accumulate(twin, *batch, 1, False))
+    assert torch.equal(accumulate(net, *batch, 1, True), accumulate(twin, *batch, 1, False))
     assert all(torch.equal(*pair) for pair in zip(gradients(net), gradients(twin), strict=True))
 
 
 def test_replicas_without_synchronisation_normalise_their_own_slice(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    losses = [replicas.accumulate(copy.deepcopy(net), *batch, 4, sync_bn) for sync_bn in (True, False)]
+    losses = [accumulate(copy.deepcopy(net), *batch, 4, sync_bn) for sync_bn in (True, False)]
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
@@ -123,10 +129,10 @@ def test_without_synchronisation_running_statistics_know_replica_0_alone(
 ) -> None:
     images, labels, keep = batch
     twin = copy.deepcopy(net)
-    replicas.accumulate(net, images, labels, keep, 4, False)
+    accumulate(net, images, labels, keep, 4, False)
     images = images.clone()
     images[2:] *= 100
-    replicas.accumulate(twin, images, labels, keep, 4, False)
+    accumulate(twin, images, labels, keep, 4, False)
     mine, theirs = buffers(net), buffers(twin)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -136,7 +142,7 @@ def test_running_statistics_move_once_a_step(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor], sync_bn: bool
 ) -> None:
     for step in (1, 2):
-        replicas.accumulate(net, *batch, 4, sync_bn)
+        accumulate(net, *batch, 4, sync_bn)
         counters = {value.item() for name, value in buffers(net).items() if "tracked" in name}
         assert counters == {step}
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -154,10 +160,10 @@ def test_gradients_are_added_to_those_there_are_and_scaled_as_told(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor], sync_bn: bool
 ) -> None:
     twin = copy.deepcopy(net)
-    loss = replicas.accumulate(net, *batch, 2, sync_bn)
+    loss = accumulate(net, *batch, 2, sync_bn)
     for parameter in twin.parameters():
         parameter.grad = torch.ones_like(parameter)
-    again = replicas.accumulate(twin, *batch, 2, sync_bn, lambda loss: 8 * loss)
+    again = accumulate(twin, *batch, 2, sync_bn, lambda loss: 8 * loss)
     assert torch.equal(loss, again)
     for mine, theirs in zip(gradients(net), gradients(twin), strict=True):
         assert torch.allclose(8 * mine + 1, theirs, **EXACT)
@@ -171,7 +177,7 @@ def test_a_slice_of_ignored_pixels_has_loss_0_and_no_gradient(
     labels = labels.clone()
     labels[:2] = IGNORE
     twin = copy.deepcopy(net)
-    loss = replicas.accumulate(net, images, labels, keep, 4, sync_bn)
+    loss = accumulate(net, images, labels, keep, 4, sync_bn)
     expected = (synchronised if sync_bn else data_parallel)(twin, images, labels, keep, 4)
     assert torch.allclose(loss, expected, **EXACT)
     for mine, theirs in zip(gradients(net), gradients(twin), strict=True):
@@ -184,7 +190,7 @@ def test_a_batch_of_ignored_pixels_has_loss_0_and_no_gradient(
     net: DeepLab, batch: tuple[Tensor, Tensor, Tensor], sync_bn: bool
 ) -> None:
     images, labels, keep = batch
-    loss = replicas.accumulate(net, images, torch.full_like(labels, IGNORE), keep, 4, sync_bn)
+    loss = accumulate(net, images, torch.full_like(labels, IGNORE), keep, 4, sync_bn)
     assert loss == 0
     assert all((gradient == 0).all() for gradient in gradients(net))
 

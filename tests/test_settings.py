@@ -13,7 +13,7 @@ from bench.settings import FLAG, LINE, TEXT, Kind, Settings, choice, count, coun
 
 KIND = Kind(
     word="recipe",
-    folder="recipes",
+    folders=("recipes",),
     make=Settings,
     header={"extends": TEXT, "title": LINE, "why": TEXT},
     sections={
@@ -437,3 +437,11 @@ def test_the_difference_names_every_value_that_differs_and_no_other() -> None:
 )
 def test_a_suggestion_is_made_only_when_something_is_near(word: str, answer: str) -> None:
     assert settings.suggest(word, ["lr", "batch_size"], "-") == answer
+
+
+def test_a_switch_that_came_later_counts_once_it_is_on() -> None:
+    before, later = {"system": {"precision": "float32"}}, {"system.compile": False}
+    off, on = ({"system": {"precision": "float32", "compile": value}} for value in (False, True))
+    was = settings.fingerprint(before)
+    assert settings.fingerprint(before, later) == settings.fingerprint(off, later) == was
+    assert len({was, settings.fingerprint(on, later), settings.fingerprint(off)}) == 3
