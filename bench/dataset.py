@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from imagecodecs import PngError, png_decode
 from PIL import Image
 
 from bench import BenchError
@@ -26,12 +27,16 @@ from bench import BenchError
 IGNORE = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LABELS = (".png",)
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Dataset:
     """The pairs of one split, read on demand, or all at once with `in_memory`.
 
     `pair(i)` gives the picture (H, W, 4) and its label (H, W): class numbers from 0, `IGNORE` for other.
+    `decoded` gives the same by the name of a picture, where a cache has it.
     """
 
     def __init__(
@@ -41,9 +46,10 @@ class Dataset:
         classes: Sequence[str],
         in_memory: bool,
         leave_out: Collection[str] = (),
+        decoded: Callable[[str], Pair] | None = None,
     ) -> None:
         self.paths = find_pairs(folder, split, leave_out)
-        self.classes = len(classes)
+        self.classes, self.decoded = len(classes), decoded
         self.kept = [self._read(index) for index in range(len(self))] if in_memory else None
 
     def __len__(self) -> int:
@@ -55,37 +61,50 @@ class Dataset:
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of a picture and its label. BenchError: the label is damaged."""
-        if self.kept is not None:
-            height, width = self.kept[index][1].shape
+        if self.kept is not None or self.decoded is not None:
+            height, width = self.pair(index)[1].shape
             return width, height
-        return _decode(self.paths[index][1], header=True)[1]
+        return read_size(self.paths[index][1])
 
-    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def pair(self, index: int) -> Pair:
         """Picture and label of one size, not to be written to.
 
         BenchError: a damaged file, sizes that differ, a label too high.
         """
         return self.kept[index] if self.kept is not None else self._read(index)
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image_path, label_path = self.paths[index]
-        label, pixels = _read_label(label_path, self.classes), _read_pixels(image_path)
-        _check_sizes(label_path, label.shape[::-1], pixels.shape[1::-1])
-        return pixels, label - np.uint8(1)
+    def _read(self, index: int) -> Pair:
+        if self.decoded is not None:
+            return self.decoded(self.name(index))
+        return read_pair(*self.paths[index], self.classes)
+
+
+def read_pair(image_path: Path, label_path: Path, classes: int) -> Pair:
+    """Decode both, as `Dataset.pair` gives them. BenchError: as there."""
+    label, pixels = _read_label(label_path, classes), _read_pixels(image_path)
+    _check_sizes(label_path, label.shape[::-1], pixels.shape[1::-1])
+    return pixels, label - np.uint8(1)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture or label, from its header. BenchError: it is damaged."""
+    return _decode(path, header=True)[1]
 
 
 def as_picture(pixels: np.ndarray, mode: str) -> Image.Image:
     """Pillow's view of an array (H, W) or (H, W, 4) of whole lines or parts of them; nothing is copied.
 
-    What is then written to the picture by its address is in the array. Below the last line there must be as
-    many bytes as lie between two.
+    What is then pasted, or written to the picture by its address, is in the array. Below the last line there
+    must be as many bytes as lie between two.
     """
     height, width = pixels.shape[:2]
     memory, stride = pixels, pixels[0].nbytes
     if not pixels.flags.c_contiguous:
         stride = pixels.strides[0]
         memory = np.lib.stride_tricks.as_strided(pixels, (height * stride,), (1,))
-    return Image.frombuffer(mode, (width, height), memory, "raw", mode, stride, 1)
+    picture = Image.frombuffer(mode, (width, height), memory, "raw", mode, stride, 1)
+    picture.readonly = int(not pixels.flags.writeable)  # else Pillow would paste into a copy
+    return picture
 
 
 def check_pair(image_path: Path, label_path: Path, classes: int) -> None:
@@ -111,6 +130,25 @@ def _read_pixels(path: Path) -> np.ndarray:
 
 def _read_label(path: Path, classes: int) -> np.ndarray:
     """A label (H, W) as it is stored. BenchError: damaged, another mode or depth, a label too high."""
+    label = _read_gray(path)
+    highest = int(label.max())
+    if highest > classes:
+        raise BenchError(
+            f"{path} holds label {highest}, but the workload has {classes} classes",
+            "mend the file, or name all classes in the workload's [data] classes",
+        )
+    return label
+
+
+def _read_gray(path: Path) -> np.ndarray:
+    """The values (H, W) of an 8-bit gray picture. BenchError: it is damaged, or something else."""
+    look(path)  # opening a pipe would wait for ever
+    with suppress(OSError, ValueError, PngError):  # then Pillow says what is wrong, or finds that it will do
+        content = path.read_bytes()
+        if _is_gray_png(content):
+            label: np.ndarray = png_decode(content)
+            if label.ndim == 2:  # more where a gray is marked as transparent
+                return label
     image, _ = _decode(path)
     if image.mode not in ("L", "P"):
         raise BenchError(
@@ -120,14 +158,14 @@ def _read_label(path: Path, classes: int) -> np.ndarray:
         raise BenchError(
             f"{path} is {bits}-bit gray; labels are 8-bit", "save it as 8-bit gray PNG, values as they are"
         )
-    label = np.asarray(image)
-    highest = int(label.max())
-    if highest > classes:
-        raise BenchError(
-            f"{path} holds label {highest}, but the workload has {classes} classes",
-            "mend the file, or name all classes in the workload's [data] classes",
-        )
-    return label
+    return np.asarray(image)
+
+
+def _is_gray_png(content: bytes) -> bool:
+    """Whether a header promises 8-bit gray, and no more pixels than anyone has."""
+    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+    gray = content.startswith(PNG) and content[24:26] == b"\x08\x00"
+    return gray and width * height <= (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def _check_sizes(label_path: Path, label: tuple[int, ...], picture: tuple[int, ...]) -> None:
@@ -247,4 +285,4 @@ def _bits(path: Path) -> int:
     """Bits a channel, as the header of a PNG has it; 8 for what is none."""
     with path.open("rb") as file:
         header = file.read(25)
-    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) == 25 else 8
+    return header[24] if header.startswith(PNG) and len(header) == 25 else 8

@@ -1,8 +1,8 @@
-"""Data sets made ready for `segbench run --data`: ADE20K and CamVid, in the layout of ADE20K.
+"""Data made ready for `segbench run`: ADE20K and CamVid in the layout of ADE20K, and the cache of a data set.
 
-Both are a list of files, each read from where it came and given its place; nothing else differs. The list is
-checked before anything is written, the folder is verified before it gets its name: where a data set has its
-name, it is whole.
+All are a list of files, each read from where it came and given its place; nothing else differs. The list is
+checked before anything is written, the folder is verified before it gets its name: what has its name is
+whole.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from PIL import Image
 
 from bench import BenchError, archive, download, draft, verification, workload
 from bench.archive import Archive, File, Source, Watch
+from bench.cache import Cache
+from bench.cache import plan as plan_cache
 from bench.dataset import SUFFIXES
 
 Pairs = Mapping[str, int]  # split -> pictures that have a label
@@ -83,17 +85,44 @@ def camvid(source: Path, dest: Path, watch: Watch, pairs: Pairs = CAMVID_PAIRS) 
     return Prepared(pairs)
 
 
+def cache(data: Path, dest: Path, watch: Watch) -> Prepared:
+    """Make `dest` the cache of the data set `data`, or see that it is and that nothing in it is damaged.
+
+    BenchError: a picture cannot be used, or `dest` is something else, damaged, or cannot be made; what is
+    done so far stays beside it.
+    """
+    wanted = plan_cache(data)
+    if _is_taken("cache", dest):
+        Cache(dest, data).check(watch(f"checksums of {dest}", "pairs"))
+        return Prepared(wanted.pairs, before=True)
+    with draft.open_draft(dest.resolve()) as folder:
+        folder.fill(wanted.files, watch(f"writing {dest}, {wanted.size / 1e9:.1f} GB", "files"))
+        try:
+            Cache(folder.folder, data).check(watch("checksums", "pairs"))
+        except BenchError as error:
+            raise BenchError(error.message, f"see that the disk is sound, {draft.GO_ON}") from error
+        folder.publish()
+    return Prepared(wanted.pairs)
+
+
+def _is_taken(name: str, dest: Path) -> bool:
+    """Whether something has the name `dest`. BenchError: nothing can be made there."""
+    with draft.writing(dest):
+        if dest.resolve().is_mount():  # "." is one by its own account, whatever it is
+            raise BenchError(f"{dest} is the top of a disk", f"name a folder in it as DEST: {dest / name}")
+    if draft.is_taken(dest):
+        return True
+    if (whole := dest.resolve()) == Path.cwd():  # a rename would leave the shell in a folder that is gone
+        raise BenchError(f"DEST {dest} is the folder you are in", f"cd .. and name it as DEST: {whole}")
+    return False
+
+
 def _is_ready(name: str, source: Path | None, dest: Path, watch: Watch) -> bool:
     """Whether `dest` is this data set already. BenchError: it can never be made there of this source."""
     if source is not None and source.resolve() in (dest.resolve(), *dest.resolve().parents):
         raise BenchError(f"DEST {dest} lies in SOURCE {source}", "name a DEST outside of SOURCE")
     elsewhere = "name a folder that is not there yet as DEST, or move it away"
-    with draft.writing(dest):
-        if dest.resolve().is_mount():  # "." is one by its own account, whatever it is
-            raise BenchError(f"{dest} is the top of a disk", f"name a folder in it as DEST: {dest / name}")
-    if not draft.is_taken(dest):
-        if (whole := dest.resolve()) == Path.cwd():  # a rename would leave the shell in a folder that is gone
-            raise BenchError(f"DEST {dest} is the folder you are in", f"cd .. and name it as DEST: {whole}")
+    if not _is_taken(name, dest):
         return False
     if not all((dest / kind).is_dir() for kind in ("images", "annotations")):
         raise BenchError(f"{dest} is there and is no data set", elsewhere)

@@ -8,6 +8,7 @@ History of the schema
     1   first
     2   final_miou_official; older records: from per_class_iou, which says as much
     3   checkpoints; older records: unknown
+    4   data_cache; older records: false
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bench import BenchError
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 3
+SCHEMA = 4
 STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
 
 Direction = Literal["more", "less", "neither"]
@@ -155,6 +156,7 @@ FIELDS: tuple[Field, ...] = (
         ("threads", "", "neither", "Threads torch computes with.", True),
         ("runs_at_once", "", "neither", "Runs side by side, each on cores of its own.", True),
         ("data_workers", "", "neither", "Processes that prepare batches; 0: the training process.", True),
+        ("data_cache", "", "neither", "Whether pictures came decoded, from a prepared cache.", True),
         ("tf32", "", "neither", "Whether float32 products may round to TF32.", True),
         ("cudnn_benchmark", "", "neither", "Whether cuDNN tries its algorithms out.", True),
         ("deterministic", "", "neither", "Whether only deterministic algorithms were allowed.", True),
@@ -263,6 +265,8 @@ def _updated(run: dict[str, Any]) -> dict[str, Any]:
     """The record with the fields that later schemas added, where it says enough to know them."""
     if run["schema"] < 2 and (iou := run.get("per_class_iou")):
         run["final_miou_official"] = math.fsum(value or 0.0 for value in iou.values()) / len(iou)
+    if run["schema"] < 4:
+        run["data_cache"] = False  # there was none
     return run
 
 

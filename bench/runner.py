@@ -50,8 +50,9 @@ class Job:
     """All that the process of a run is given. `data`: the folder of the pictures; None for noise, and in a
     plan whose scenes the runner has yet to draw. `command`: the command line that asked for it. `facts`: the
     machine's fields of the record, as `facts(device)` of the trainer found them. `weights`: the folder or
-    file that torchvision's weights are in; None: torch's own cache. `examined`: what the doctor found before
-    the matrix began."""
+    file that torchvision's weights are in; None: torch's own cache. `cache`: the folder that
+    holds the pictures decoded; None: they are read from `data`. `examined`: what the doctor found before the
+    matrix began."""
 
     recipe: Recipe
     workload: Workload
@@ -63,6 +64,7 @@ class Job:
     deterministic: bool
     facts: Mapping[str, Any]
     weights: Path | None = None
+    cache: Path | None = None
     runs_at_once: int = 1
     seat: Seat = ALONE
     all_cores: tuple[int, ...] = ()
@@ -131,6 +133,7 @@ def plan(
     results: Path,
     *,
     data: Path | None = None,
+    cache: Path | None = None,
     weights: Path | None = None,
     device: str = "auto",
     seat: Seat = ALONE,
@@ -140,8 +143,9 @@ def plan(
 ) -> list[Run]:
     """Every run of the matrix in the order in which it is to be trained. Writes nothing.
 
-    Raises BenchError for an absent device, recipes that workload or device rule out, missing data, a record
-    that cannot be read, and a record that differs from what would be measured now.
+    Raises BenchError for an absent device, recipes that workload or device rule out, missing data, a cache
+    of other pictures, a record that cannot be read, and a record that differs from what would be measured
+    now.
     """
     if "reference" in results.parts:
         raise BenchError(
@@ -149,6 +153,8 @@ def plan(
             "measure into another folder with --results, then copy what is to be kept",
         )
     _check(recipes, workload, data, weights, seat)
+    if cache is not None:
+        _check_cache(cache, workload, data)
     server.start(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
         _read(record.run_folder(results, workload.name, recipe.name, seed))
@@ -170,6 +176,7 @@ def plan(
                 deterministic=deterministic,
                 facts=facts,
                 weights=weights,
+                cache=cache,
                 runs_at_once=len(lanes(workload, facts["device"], seat)),
                 seat=seat,
             )
@@ -230,6 +237,15 @@ def _check(
         check_recipe(recipe, workload)
 
 
+def _check_cache(cache: Path, workload: Workload, data: Path | None) -> None:
+    """BenchError: the pictures of `data` are not what is in it."""
+    from bench.cache import Cache  # numpy and Pillow, which nothing else here needs
+
+    if data is None:
+        raise BenchError(f"workload {workload.name} makes its own pictures", "leave --cache out")
+    Cache(cache, data)
+
+
 def _check_devices(workload: Workload, devices: int) -> None:
     replicas = workload.values["train"]["replicas"]
     if replicas % devices:
@@ -278,6 +294,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "data_workers": job.workload.values["train"]["data_workers"],
         "deterministic": job.deterministic,
         "runs_at_once": job.runs_at_once,
+        "data_cache": job.cache is not None,
     }
     if job.data is not None:
         wanted["data_fingerprint"] = _fingerprint(job.data)

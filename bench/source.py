@@ -7,6 +7,7 @@ set to be scored on.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import torch
 
 from bench import evaluate, noise
 from bench.batches import Batch, Batches, train_loader
+from bench.cache import Cache
 from bench.dataset import Dataset, fingerprint
 from bench.group import Group
 from bench.recipe import Recipe
@@ -35,7 +37,8 @@ class Source(Protocol):
 
 
 class Pictures:
-    """A data set in the layout of ADE20K. BenchError: it cannot be read."""
+    """A data set in the layout of ADE20K, decoded already where there is a `cache`. BenchError: one of them
+    cannot be read."""
 
     def __init__(
         self,
@@ -45,11 +48,20 @@ class Pictures:
         seed: int,
         device: torch.device,
         group: Group,
+        cache: Path | None,
     ) -> None:
         data, evaluation, settings = (work.values[name] for name in ("data", "evaluation", "train"))
         self.fingerprint: str | None = fingerprint(folder)
+        opened = None if cache is None else Cache(cache, folder)
         training, validation = (
-            Dataset(folder, split, data["classes"], data["in_memory"], data["leave_out"])
+            Dataset(
+                folder,
+                split,
+                data["classes"],
+                data["in_memory"],
+                data["leave_out"],
+                decoded=None if opened is None else partial(opened.pair, split),
+            )
             for split in ("training", "validation")
         )
         crop = settings["crop"]
@@ -102,10 +114,17 @@ class Noise:
 
 
 def find(
-    folder: Path | None, recipe: Recipe, work: Workload, seed: int, device: torch.device, group: Group
+    folder: Path | None,
+    recipe: Recipe,
+    work: Workload,
+    seed: int,
+    device: torch.device,
+    group: Group,
+    cache: Path | None = None,
 ) -> Source:
-    """What the workload names, this device's part of it; `folder`: where its pictures are, None for noise."""
+    """What the workload names, this device's part of it; `folder`: where its pictures are, None for noise;
+    `cache`: the same, decoded."""
     if work.values["data"]["source"] == "noise":
         return Noise(recipe, work, seed, device, group)
     assert folder is not None, "the runner finds the data"
-    return Pictures(folder, recipe, work, seed, device, group)
+    return Pictures(folder, recipe, work, seed, device, group, cache)

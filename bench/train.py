@@ -152,7 +152,9 @@ class Run:
 
     def _open_data(self) -> None:
         job, settings = self.job, self.workload["train"]
-        self.source = source.find(job.data, job.recipe, job.workload, job.seed, self.device, self.group)
+        self.source = source.find(
+            job.data, job.recipe, job.workload, job.seed, self.device, self.group, job.cache
+        )
         self.train_images, self.validation = self.source.train_images, self.source.validation
         self.classes: list[str] = self.workload["data"]["classes"]
         self.steps = settings["epochs"] * self.train_images // self.batch_size
@@ -516,6 +518,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "recipe_fingerprint": job.recipe.fingerprint,
         "workload_fingerprint": job.workload.fingerprint,
         "command": job.command,
+        "data_cache": job.cache is not None,
     }
 
 

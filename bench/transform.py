@@ -30,7 +30,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY = (0.2989, 0.587, 0.114)
 
 CHUNK = 2**18  # pixels that are coloured together on a CPU, so that they stay in its cache
-LARGE = 2**14  # pixels of a window for which it pays to take thought
+LARGE = 2**14  # pixels of a plane for which it pays to take thought
+SPARSE = 16  # of how many lines and columns one is looked at to see which classes there are
 EPSILON = 1e-12  # by which a window is narrower, so that rounding puts no edge outside the picture
 HUGE = 1e30  # times the least difference between two values in 0..1 that are not tiny: far above 1
 
@@ -84,40 +85,42 @@ def crop_sample(
     """
     side = round(size * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniforms[0]))
     extent = min(side, size)
+    pad, words = (size - extent) // 2, out.view(np.int32)[..., 0]  # red is the lowest byte of a pixel's word
+    if extent < size:
+        words[:], out_label[:] = FILL[0] | FILL[1] << 8 | FILL[2] << 16, IGNORE
+    inside = (slice(pad, pad + extent),) * 2
+    shown = as_picture(out_label[inside], "L")
     for attempt in range(TRIES if side > size else 1):
         y, x = uniforms[2 + 2 * attempt : 4 + 2 * attempt]
         crop = Crop(side, int(y * (side - extent + 1)), int(x * (side - extent + 1)), bool(uniforms[1] < 0.5))
         box = crop.box(label.size, extent)
-        shown = label.resize((extent, extent), Image.Resampling.NEAREST, box)
-        if side > size and is_mixed(shown):
+        shown.paste(label.resize((extent, extent), Image.Resampling.NEAREST, box))
+        if side > size and is_mixed(out_label):
             break
-    pad, words = (size - extent) // 2, out.view(np.int32)[..., 0]  # red is the lowest byte of a pixel's word
-    if extent < size:
-        words[:], out_label[:] = FILL[0] | FILL[1] << 8 | FILL[2] << 16, IGNORE
     _resize(picture, box, out, pad, extent)
-    inside = (slice(pad, pad + extent),) * 2
-    out_label[inside] = np.asarray(shown)
     if crop.flip:
         _mirror(words[inside])
         _mirror(out_label[inside])
     return pad, extent
 
 
-def is_mixed(window: Image.Image) -> bool:
-    """Whether every class covers less than MAX_SHARE of the pixels that have one.
+def is_mixed(window: np.ndarray) -> bool:
+    """Whether every class covers less than MAX_SHARE of the pixels (H, W) that have one.
 
-    Of a large one every other line mostly settles it, whatever the rest may hold.
+    To count one class is quick, to count all is not. So those of a large window are counted one by one, first
+    what every so many pixels show most: once the others together have less than the share, so has each.
     """
-    width, height = window.size
-    if width * height >= LARGE:
-        half = np.asarray(window)[: height // 2 * 2 : 2]
-        rest = width * height - half.size
-        counts = as_picture(half, "L").histogram()[:IGNORE]
-        if max(counts) + rest < MAX_SHARE * (sum(counts) + rest):
-            return True
-    counts = window.histogram()
-    valid = width * height - counts.pop(IGNORE)
-    return max(counts) < MAX_SHARE * valid
+    if window.size >= LARGE:
+        left = np.count_nonzero(window != IGNORE)
+        most = MAX_SHARE * left
+        some = np.bincount(window[::SPARSE, ::SPARSE].ravel(), minlength=IGNORE)[:IGNORE]
+        for number in some.argsort()[::-1][: np.count_nonzero(some)].tolist():
+            count = np.count_nonzero(window == number)
+            left -= count
+            if count >= most or left < most:
+                return bool(count < most)
+    counts = np.bincount(window.ravel(), minlength=IGNORE)[:IGNORE]
+    return bool(counts.max() < MAX_SHARE * counts.sum())
 
 
 def _resize(

@@ -1,14 +1,15 @@
 """What does a training sample cost, from files to what the trainer receives?
 
-    python benchmarks/pipeline.py --pairs ../shared/data/ade20k-sample [--rounds 7] [--images 60] [--out FILE]
+    python benchmarks/pipeline.py --pairs ../shared/data/ade20k-sample [--rounds 12] [--out FILE]
 
 Crops of 512 x 512 of the pairs found below `--pairs` (images/*.jpg and annotations/*.png), in turn, on one
-core with one thread. Taking turns, each in a process of its own: segbench's batches; the same with colour
-and normalisation; the floor, which is the decoding of image and label and the resizing of windows as large,
-by the same libraries and nothing else; mmsegmentation's pipeline without and with its photometric step, with
-the allocator as it comes and, as segbench sets it, keeping what was freed (they need the extra `peers`).
-Prints the machine, the versions, milliseconds a sample of each round, and the ratios, round by round: median,
-least and most.
+core with one thread. Each pair has so many names that all together do not fit a processor's cache, once they
+are decoded, as a data set would not. Taking turns, each in a process of its own: segbench's batches; the same
+from a prepared cache; the same with colour and normalisation; the floor, which is the decoding of image and
+label and the resizing of windows as large, by the same libraries and nothing else; mmsegmentation's pipeline
+without and with its photometric step, with the allocator as it comes and, as segbench sets it, keeping what
+was freed (they need the extra `peers`). Prints the machine, the versions, milliseconds a sample of each
+round, and the ratios, round by round: median and quartiles.
 """
 
 from __future__ import annotations
@@ -19,44 +20,47 @@ import multiprocessing
 import os
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-CROP, BATCH = 512, 12
+from bench import prepare
+
+CROP, BATCH, NAMES = 512, 12, 120
 
 Sample = Callable[[int], Any]  # does one step of the work, which is so many samples
 
 
-class Pairs:
-    """The pairs, over and over, as a data set of a thousand."""
-
-    kept = None
-
-    def __init__(self, paths: list[tuple[Path, Path]]) -> None:
-        from bench.dataset import Dataset
-
-        self.inner = object.__new__(Dataset)
-        self.inner.paths, self.inner.classes, self.inner.kept = paths, 150, None
-
-    def __len__(self) -> int:
-        return 1000
-
-    def pair(self, index: int) -> Any:
-        """One of the pairs, read anew."""
-        return self.inner.pair(index % len(self.inner.paths))
+def lay_out(pairs: Path, folder: Path) -> tuple[Path, int]:
+    """A data set of NAMES pairs that are links to those below `pairs`; and how many these are."""
+    images = sorted((pairs / "images").rglob("*.jpg"))
+    for split in ("training", "validation"):
+        for number in range(NAMES if split == "training" else 1):
+            image = images[number % len(images)]
+            label = (pairs / "annotations" / image.relative_to(pairs / "images")).with_suffix(".png")
+            for kind, path in (("images", image), ("annotations", label)):
+                link = folder / kind / split / f"{number:04d}{path.suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.resolve())
+    return folder, len(images)
 
 
-def batches(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample, int]:
+def batches(data: Path, colour: bool = False, cached: bool = False) -> tuple[Sample, int]:
     """segbench's: a batch, written where the trainer takes it from; with its colours if asked."""
     import torch
 
     from bench.batches import Batches
+    from bench.cache import Cache
+    from bench.dataset import Dataset
 
-    source: Any = Batches(Pairs(paths), CROP, BATCH, 0)  # type: ignore[arg-type]
+    decoded = partial(Cache(data.parent / "cache", data).pair, "training") if cached else None
+    dataset = Dataset(data, "training", ["any"] * 150, in_memory=False, decoded=decoded)
+    source = Batches(dataset, CROP, BATCH, 0)
     kept = source.make(0)
 
     def step(number: int) -> None:
@@ -67,18 +71,19 @@ def batches(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample, int]:
     return step, BATCH
 
 
-def floor(paths: list[tuple[Path, Path]]) -> tuple[Sample, int]:
+def floor(data: Path) -> tuple[Sample, int]:
     """Decode both and resize the windows that `batches` shows, and nothing else."""
     import numpy as np
     import simplejpeg
     from cykooz_resizer.rust_lib import PilImageWrapper, RustResizeOptions, RustResizer
+    from imagecodecs import png_decode
     from PIL import Image
 
-    from bench.dataset import as_picture
+    from bench.dataset import as_picture, find_pairs
     from bench.streams import AUGMENT, stream
     from bench.transform import DRAWS
 
-    content = [path.read_bytes() for path, _ in paths]
+    content = [[path.read_bytes() for path in pair] for pair in find_pairs(data, "training")]
     target = as_picture(np.zeros((CROP, CROP, 4), np.uint8), "CMYK")
     small = {}
     boxes = []
@@ -92,9 +97,8 @@ def floor(paths: list[tuple[Path, Path]]) -> tuple[Sample, int]:
 
     def step(number: int) -> None:
         side, extent, top, left = boxes[number % 1000]
-        pixels = simplejpeg.decode_jpeg(content[number % len(paths)], "RGBX")
-        label = Image.open(paths[number % len(paths)][1])
-        label.load()
+        image, png = content[number % NAMES]
+        pixels, label = simplejpeg.decode_jpeg(image, "RGBX"), as_picture(png_decode(png), "L")
         width, height = label.width / side, label.height / side
         box = (left * width, top * height, (left + extent) * width, (top + extent) * height)
         label.resize((extent, extent), Image.Resampling.NEAREST, box)
@@ -106,7 +110,7 @@ def floor(paths: list[tuple[Path, Path]]) -> tuple[Sample, int]:
     return step, 1
 
 
-def mmsegmentation(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample, int]:
+def mmsegmentation(data: Path, colour: bool) -> tuple[Sample, int]:
     """Its training pipeline of ADE20K up to what its trainer is given."""
     from unittest.mock import MagicMock
 
@@ -116,6 +120,8 @@ def mmsegmentation(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample
     import cv2
     from mmengine.dataset import Compose
     from mmseg.utils import register_all_modules
+
+    from bench.dataset import find_pairs
 
     cv2.setNumThreads(1)
     register_all_modules(init_default_scope=True)
@@ -129,33 +135,46 @@ def mmsegmentation(paths: list[tuple[Path, Path]], colour: bool) -> tuple[Sample
         {"type": "PackSegInputs"},
     ]
     pipeline = Compose(steps)
+    paths = [(str(image), str(label)) for image, label in find_pairs(data, "training")]
 
     def step(number: int) -> None:
-        image, label = (str(path) for path in paths[number % len(paths)])
+        image, label = paths[number % NAMES]
         pipeline({"img_path": image, "seg_map_path": label, "reduce_zero_label": True, "seg_fields": []})
 
     return step, 1
 
 
-SIDES: dict[str, Callable[[list[tuple[Path, Path]]], tuple[Sample, int]]] = {
-    "segbench": lambda paths: batches(paths, colour=False),
-    "segbench, colour": lambda paths: batches(paths, colour=True),
+SIDES: dict[str, Callable[[Path], tuple[Sample, int]]] = {
+    "segbench": batches,
+    "segbench, cache": partial(batches, cached=True),
+    "segbench, colour": partial(batches, colour=True),
     "floor": floor,
-    "mmseg": lambda paths: mmsegmentation(paths, colour=False),
-    "mmseg, colour": lambda paths: mmsegmentation(paths, colour=True),
-    "mmseg, kept memory": lambda paths: mmsegmentation(paths, colour=False),
-    "mmseg, colour, kept memory": lambda paths: mmsegmentation(paths, colour=True),
+    "mmseg": partial(mmsegmentation, colour=False),
+    "mmseg, colour": partial(mmsegmentation, colour=True),
+    "mmseg, kept memory": partial(mmsegmentation, colour=False),
+    "mmseg, colour, kept memory": partial(mmsegmentation, colour=True),
 }
 RATIOS = [
     ("segbench", "floor"),
     ("mmseg", "segbench"),
     ("mmseg, colour", "segbench, colour"),
+    ("mmseg", "segbench, cache"),
     ("mmseg, kept memory", "segbench"),
     ("mmseg, colour, kept memory", "segbench, colour"),
+    ("mmseg, kept memory", "segbench, cache"),
 ]
 
 
-PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "cykooz-resizer", "mmsegmentation", "mmcv-lite")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "imagecodecs",
+    "cykooz-resizer",
+    "mmsegmentation",
+    "mmcv-lite",
+)
 
 
 def surroundings() -> dict[str, str]:
@@ -173,7 +192,7 @@ def surroundings() -> dict[str, str]:
     return found | {name: installed[name] for name in (*PACKAGES, *opencv) if name in installed}
 
 
-def work(side: str, paths: list[tuple[Path, Path]], samples: int, line: Any) -> None:
+def work(side: str, data: Path, samples: int, line: Any) -> None:
     """A process that measures whenever it is told to, and sends seconds a sample."""
     import torch
 
@@ -182,7 +201,7 @@ def work(side: str, paths: list[tuple[Path, Path]], samples: int, line: Any) -> 
     torch.set_num_threads(1)
     if not side.startswith("mmseg") or side.endswith("kept memory"):
         device.set_up("cpu", 1, False)
-    step, each = SIDES[side](paths)
+    step, each = SIDES[side](data)
     done = 0
     for _ in range(max(3, 12 // each)):
         step(done)
@@ -201,21 +220,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--pairs", type=Path, required=True)
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--rounds", type=int, default=12)
     arguments.add_argument("--images", type=int, default=60, help="samples of a side and round")
     arguments.add_argument("--out", type=Path, help="a JSON file for the figures of every round")
     chosen = arguments.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
-    images = sorted((chosen.pairs / "images").rglob("*.jpg"))
-    labels = [chosen.pairs / "annotations" / each.relative_to(chosen.pairs / "images") for each in images]
-    paths = [(image, label.with_suffix(".png")) for image, label in zip(images, labels, strict=True)]
+    with tempfile.TemporaryDirectory() as place:
+        data, pairs = lay_out(chosen.pairs, Path(place) / "data")
+        prepare.cache(data, Path(place) / "cache", lambda *_: lambda *_: None)
+        measure(chosen, data, pairs)
+
+
+def measure(chosen: argparse.Namespace, data: Path, pairs: int) -> None:
+    """All sides in turn, printed and written."""
     around = surroundings()
-    print(f"{len(paths)} pairs; " + ", ".join(f"{name} {version}" for name, version in around.items()))
+    print(
+        f"{pairs} pairs under {NAMES} names; "
+        + ", ".join(f"{name} {version}" for name, version in around.items())
+    )
     context = multiprocessing.get_context("spawn")
     lines = {}
     for side in SIDES:
         ours, theirs = context.Pipe()
-        context.Process(target=work, args=(side, paths, chosen.images, theirs), daemon=True).start()
+        context.Process(target=work, args=(side, data, chosen.images, theirs), daemon=True).start()
         theirs.close()
         try:
             lines[side] = ours if ours.recv() == "ready" else None
@@ -235,15 +262,18 @@ def main() -> None:
             + " ms a sample",
             flush=True,
         )
+    for line in lines.values():
+        line.send(False)
     for one, other in RATIOS:
         if one in lines and other in lines:
             ratios = [each[one] / each[other] for each in rounds]
+            quarter, _, three_quarters = statistics.quantiles(ratios, n=4, method="inclusive")
             print(
                 f"{one} / {other}: median {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f}), n = {len(ratios)} rounds of {chosen.images}"
+                f"({quarter:.2f} to {three_quarters:.2f}), n = {len(ratios)} rounds of {chosen.images}"
             )
     if chosen.out:
-        what = f"seconds a sample, a row a round of {chosen.images} samples; {len(paths)} pairs in turn"
+        what = f"seconds a sample, a row a round of {chosen.images} samples; {pairs} pairs in turn"
         kept = {"what": what, "with": around, "rounds": rounds}
         chosen.out.write_text(json.dumps(kept, indent=1) + "\n")
 

@@ -144,6 +144,7 @@ def _begin(job: Job) -> dict[str, Any]:
         data_workers=job.workload.values["train"]["data_workers"],
         deterministic=job.deterministic,
         runs_at_once=job.runs_at_once,
+        data_cache=job.cache is not None,
         data_fingerprint=dataset.fingerprint(job.data) if job.data else None,
         resumed=resumed,
         status="running",

@@ -198,6 +198,15 @@ EXTENDS = 'extends = "00-mmseg-baseline"\ntitle = "mine"\n'
         (["prepare", "ade20k", "page.zip", "data"], {"page.zip": "<html>"}),
         (["prepare", "ade20k", "cut.zip", "data"], {"cut.zip": "PK and no more"}),
         (["prepare", "ade20k", "a.zip", "file"], {"file": ""}),
+        (["prepare", "cache", "nowhere", "cache"], {}),
+        (["prepare", "cache", "pictures", "pictures"], {}),
+        (["prepare", "cache", "pictures", "file"], {"file": ""}),
+        (["run", "--cache", "pictures"], {}),
+        (["run", "--workload", "photographs.toml", "--data", "pictures", "--cache", "nowhere"], {}),
+        (
+            ["run", "--workload", "photographs.toml", "--data", "pictures", "--cache", "broken"],
+            {"broken/index.json": "{}"},
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_of_what_and_one_of_what_to_do(
@@ -668,6 +677,19 @@ def test_a_data_set_that_was_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch
 def test_a_fetched_archive_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     done = prepared(monkeypatch, "ade20k", "--download", "data", archive=Path("ADE.zip"))
     assert "The archive stays at ADE.zip" in done.stdout
+
+
+def test_a_cache_is_made_used_and_looked_at_again(place: Path) -> None:
+    made = call("prepare", "cache", "pictures", "my cache")
+    assert made.stderr == "writing my cache, 0.0 GB\nchecksums\n"
+    assert made.stdout.splitlines() == [
+        "my cache is ready: the cache of pictures, 1 training and 1 validation pairs, verified",
+        "Next: segbench run --workload NAME --data pictures --cache 'my cache'",
+    ]
+    assert train(place, "one", more=("--cache", "my cache")).exit_code == 0
+    assert record.load(place / "results/local")["data_cache"].tolist() == [True]
+    again = call("prepare", "cache", "pictures", "my cache")
+    assert again.stdout.startswith("my cache was there already: the cache of pictures, 1 training")
 
 
 def test_an_interrupted_prepare_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

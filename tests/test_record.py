@@ -422,6 +422,14 @@ def test_a_record_of_schema_1_tells_the_official_miou_by_its_classes(tmp_path: P
     assert record.read(folder)["final_miou_official"] is None
 
 
+def test_a_record_from_before_there_were_caches_used_none(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    spoil(folder, schema=3)
+    assert record.read(folder)["data_cache"] is False
+    spoil(folder, schema=record.SCHEMA)
+    assert record.read(folder)["data_cache"] is None
+
+
 def test_a_record_of_schema_1_without_scores_has_none(tmp_path: Path) -> None:
     folder = make(tmp_path, per_class_iou=None)
     spoil(folder, schema=1)

@@ -19,14 +19,14 @@ from typing import Any, Self
 
 import pytest
 
-from bench import BenchError, doctor, record, runner
+from bench import BenchError, doctor, prepare, record, runner
 from bench.progress import Progress
 from bench.recipe import Recipe
 from bench.recipe import load as load_recipe
 from bench.seat import Seat
 from bench.workload import Workload
 from bench.workload import load as load_workload
-from tests import small
+from tests import fake_data, small
 
 TRAINER = "tests.fake_train"
 BASE = load_recipe("00-mmseg-baseline")
@@ -219,6 +219,7 @@ def test_what_is_to_do_follows_from_the_status(tmp_path: Path, status: str, acti
         ("threads", 64),
         ("data_workers", 3),
         ("deterministic", True),
+        ("data_cache", True),
         ("seed", 5),
     ],
 )
@@ -260,6 +261,26 @@ def test_a_deterministic_run_is_found_again_on_a_gpu(tmp_path: Path) -> None:
     assert (
         runner.run([replace(plan[0], job=job)], Watcher(), trainer=TRAINER).outcomes[0].status == "finished"
     )
+
+
+def test_a_cache_goes_to_the_run_and_into_its_record(tmp_path: Path) -> None:
+    prepare.cache(pictures(), tmp_path / "cache", fake_data.Watcher())
+    plan = make_plan(ladder("one"), tmp_path / "results", cache=tmp_path / "cache")
+    runner.run(plan, Watcher(), trainer=TRAINER)
+    assert plan[0].job.cache == tmp_path / "cache"
+    assert record.read(plan[0].job.folder)["data_cache"] is True
+    with pytest.raises(BenchError, match="its data_cache is True, now it is False"):
+        make_plan(ladder("one"), tmp_path / "results")
+
+
+def test_a_cache_that_does_not_fit_stops_the_plan(tmp_path: Path) -> None:
+    prepare.cache(small.pair(tmp_path / "others"), tmp_path / "cache", fake_data.Watcher())
+    (tmp_path / "others/images/training/a.png").rename(tmp_path / "others/images/training/a.jpg")
+    with pytest.raises(BenchError, match="was made of other pictures than .*others holds"):
+        runner.plan([BASE], PHOTOGRAPHS, 1, tmp_path, data=tmp_path / "others", cache=tmp_path / "cache")
+    with pytest.raises(BenchError, match="mini makes its own pictures") as caught:
+        runner.plan([BASE], MINI, 1, tmp_path, cache=tmp_path / "cache")
+    assert caught.value.hint == "leave --cache out"
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import BenchError, checkpoint, dataset, record
+from bench import BenchError, checkpoint, dataset, prepare, record
 from bench.runner import Job, Progress
 from bench.train import Interrupted, _compare, ready, train
 from tests import small
+from tests.fake_data import Watcher
 from tests.fake_nvml import Card, FakeNvml, Time
 
 
@@ -156,6 +157,19 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
         train(job, silent)
     assert outcome(again) == outcome(finished)
     assert outcome(other) != outcome(finished)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_from_a_cache_is_the_same_to_the_bit_and_says_that_it_used_one(
+    tmp_path: Path, pictures: Path, finished: Job, workers: int
+) -> None:
+    prepare.cache(pictures, tmp_path / "cache", Watcher())
+    lines = "[data]\nin_memory = false\n" + f"[train]\ndata_workers = {workers}\n" * (workers > 0)
+    job = replace(small.job(tmp_path, pictures, workload=lines), cache=tmp_path / "cache")
+    train(job, silent)
+    assert outcome(job) == outcome(finished)
+    used = [record.read(each.folder)["data_cache"] for each in (job, finished)]
+    assert used == [True, False]
 
 
 @pytest.mark.parametrize("parent", ["00-mmseg-baseline", "02-decoupled-weight-decay", "07-no-sync-bn"])

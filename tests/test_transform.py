@@ -481,7 +481,7 @@ def test_no_window_lies_outside_the_picture_by_rounding() -> None:
 @pytest.mark.parametrize("share", [0.5, 0.74, 0.75, 0.76, 1.0])
 @pytest.mark.parametrize("size", [1, 2, 7, 128, 131])
 def test_a_window_is_mixed_where_no_class_has_three_quarters(size: int, share: float) -> None:
-    """Whichever lines the classes lie on: every other one is looked at first."""
+    """Wherever the classes lie: of a large one every so many pixels are looked at first."""
     for seed in range(24):
         rng = np.random.default_rng(seed)
         flat = np.where(np.arange(size * size) < share * size * size, 3, rng.integers(0, 3, size * size))
@@ -489,7 +489,7 @@ def test_a_window_is_mixed_where_no_class_has_three_quarters(size: int, share: f
         lines = flat.astype(np.uint8).reshape(size, size)
         for window in (lines, rng.permutation(lines), rng.permutation(lines.ravel()).reshape(size, size)):
             for some in (window, np.concatenate([window[::2], window[1::2]])):
-                assert is_mixed(Image.fromarray(some)) == mixed(some)
+                assert is_mixed(some) == mixed(some)
 
 
 @pytest.mark.parametrize("late", [False, True])
