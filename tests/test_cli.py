@@ -402,7 +402,9 @@ def test_the_package_runs_as_a_module() -> None:
 
 def test_the_ladder_is_listed_with_what_each_rung_changes() -> None:
     lines = call("recipes").stdout.splitlines()
-    assert sum(line[:2].isdigit() for line in lines) == 9
+    named = [line.split()[0] for line in lines if line[:2].isdigit()]
+    assert len(named) == 9 + 4, "the ladder, then that of speed"
+    assert (named[0], named[9], named[-1]) == ("00-mmseg-baseline", "10-plain", "13-bf16")
     [row] = [line.split() for line in lines if line.startswith("01-")]
     assert row == ["01-new-weights", "model.weights", "=", '"v2"', "yes"]
     assert [line.split()[-1] for line in lines if line.startswith("08-")] == ["no"]
