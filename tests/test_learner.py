@@ -141,11 +141,11 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(rung: str, traced: list[
 
 
 def test_the_warm_up_leaves_no_process_that_compiles(traced: list[Any]) -> None:
-    made = learner("07", compile=True)
+    made, before = learner("07", compile=True), set(psutil.Process().children())
     AsyncCompile.process_pool()  # which a GPU would have asked for
-    assert psutil.Process().children()
+    assert set(psutil.Process().children()) > before
     made.warm_up(Validation(4, 24, 12, 2, CPU))
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 def test_without_a_compiler_it_is_said_what_to_install(
