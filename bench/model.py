@@ -20,7 +20,7 @@ from bench.operators import Conv2d, enlarge
 
 
 class Backbone(nn.Module):
-    """Images (N, 3, H, W) -> the two maps that the head reads, its taps: at stride 4 and the output stride."""
+    """Images (N, 3, H, W) -> the maps that the head reads, its taps: at stride 4 and at the output stride."""
 
     channels: tuple[int, int]  # of the taps
 
