@@ -90,4 +90,4 @@ def test_two_commands_set_everything_up() -> None:
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
     assert len(commands) == 2
     assert "segbench run --recipe all --seeds 3 && .venv/bin/segbench report" in commands[0]
-    assert commands[1].endswith("pytest -n 2 --dist loadfile --cov")
+    assert commands[1].endswith("pytest -n 2 --dist worksteal --cov")
