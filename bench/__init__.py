@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["BenchError", "__version__", "load"]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 REGRESSION, CANNOT_JUDGE, INTERRUPTED = 3, 4, 130  # exit codes, beside 0 fine, 1 error and 2 usage
 STOPS = (signal.SIGINT, signal.SIGTERM)

@@ -19,6 +19,12 @@ from torchvision.models.resnet import BasicBlock
 from bench.operators import Conv2d, enlarge
 
 
+class Backbone(nn.Module):
+    """Images (N, 3, H, W) -> the maps that the head reads, its taps: at stride 4 and at the output stride."""
+
+    channels: tuple[int, int]  # of the taps
+
+
 class DeepLab(nn.Module):
     """Images (N, 3, H, W) -> logits (N, classes, H, W).
 
@@ -28,7 +34,7 @@ class DeepLab(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         classes: int,
         head_width: int,
         low_width: int,
@@ -37,7 +43,7 @@ class DeepLab(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        low, high = (_out_channels(backbone.get_submodule(stage)) for stage in ("layer1", "layer4"))
+        low, high = backbone.channels
         self.pool = conv_bn(high, head_width, 1)
         self.point = conv_bn(high, head_width, 1)
         self.atrous = nn.ModuleList(separable(high, head_width, rate) for rate in rates)
@@ -52,7 +58,7 @@ class DeepLab(nn.Module):
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Logits at the size of the images; `keep` (N, head_width) bool: the channels dropout leaves."""
-        low, high = self.features(images)
+        low, high = self.backbone(images)
         branches = [self.pool(high.mean((2, 3), keepdim=True)).expand(-1, -1, *high.shape[2:])]
         branches += [self.point(high), *(branch(high) for branch in self.atrous)]
         context = self.project(torch.cat(branches, 1))
@@ -61,9 +67,21 @@ class DeepLab(nn.Module):
             fused = fused * (keep.to(fused.dtype) / (1 - self.dropout))[:, :, None, None]
         return enlarge(self.classify(fused), images.shape[2:])
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The two taps: layer1 at stride 4 and layer4 at the output stride."""
-        net: Any = self.backbone
+
+class ResNet(Backbone):
+    """The stages of `net` under their names, torchvision's, freshly drawn and the last ones dilated. The taps
+    are layer1 and layer4."""
+
+    def __init__(self, net: nn.Module, output_stride: int) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, net.get_submodule(name))
+        initialise(self)
+        dilate(self, output_stride)
+        self.channels = _out_channels(net.get_submodule("layer1")), _out_channels(net.get_submodule("layer4"))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        net: Any = self
         low = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))
         return low, net.layer4(net.layer3(net.layer2(low)))
 
@@ -87,16 +105,8 @@ class NarrowResNet(nn.Module):
 
 def build(settings: Mapping[str, Any], classes: int) -> DeepLab:
     """The model that the `[model]` section of a workload describes, freshly drawn (no weights loaded)."""
-    name = settings["backbone"]
-    if name == "narrow":
-        backbone: nn.Module = NarrowResNet(settings["widths"], settings["blocks"])
-    else:
-        backbone = getattr(torchvision.models, name)(weights=None)
-        del backbone.fc, backbone.avgpool
-    initialise(backbone)
-    dilate(backbone, settings["output_stride"])
     model = DeepLab(
-        backbone,
+        build_backbone(settings),
         classes,
         settings["head_width"],
         settings["low_width"],
@@ -107,6 +117,14 @@ def build(settings: Mapping[str, Any], classes: int) -> DeepLab:
         if child_name != "backbone":
             initialise(child)
     return model
+
+
+def build_backbone(settings: Mapping[str, Any]) -> Backbone:
+    """The backbone of the same section, freshly drawn."""
+    name, stride = settings["backbone"], settings["output_stride"]
+    if name == "narrow":
+        return ResNet(NarrowResNet(settings["widths"], settings["blocks"]), stride)
+    return ResNet(getattr(torchvision.models, name)(weights=None), stride)
 
 
 def training_flops(settings: Mapping[str, Any], classes: int, crop: int) -> int:

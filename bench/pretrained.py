@@ -14,6 +14,8 @@ from torch import Tensor
 from bench import BenchError, assets
 from bench.model import DeepLab
 
+CLASSIFIERS = "fc.", "classifier."  # what torchvision calls the part that no backbone has
+
 
 def load_backbone(model: DeepLab, backbone: str, weights: str, place: Path | None = None) -> None:
     """Fill the backbone of `model`: with packaged weights for `narrow`, else torchvision's ("IMAGENET1K_V2").
@@ -22,7 +24,7 @@ def load_backbone(model: DeepLab, backbone: str, weights: str, place: Path | Non
     them. BenchError: no such weights, a damaged file, or shapes of another backbone.
     """
     state = _packaged(weights) if backbone == "narrow" else _from_torchvision(backbone, weights, place)
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIERS)}
     found, expected = _shapes(state), _shapes(model.backbone.state_dict())
     wrong = [name for name in expected | found if found.get(name) != expected.get(name)]
     if wrong:

@@ -33,6 +33,7 @@ def start(trainer: str) -> ForkServerContext:
     It and its children are born with the stop signals blocked, so that Ctrl-C, which a terminal sends to all
     of them, cannot hit one before it is ready; `open_signals` opens them. click is imported beforehand
     because the console script, whose body multiprocessing runs again in each child, imports it.
+    BenchError: there is no place for its socket.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([trainer, "click"])
@@ -40,6 +41,11 @@ def start(trainer: str) -> ForkServerContext:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         forkserver.ensure_running()
+    except OSError as error:
+        raise BenchError(
+            f"cannot make a socket in the folder of temporary files: {error}",
+            "name a folder with a short path that you may write, as in TMPDIR=/tmp segbench ...",
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     return context

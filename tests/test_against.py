@@ -133,7 +133,13 @@ def test_the_page_about_the_samples_has_all_of_them() -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty temporary folder; its path is short, since sockets lie in it."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A repository whose only commit is as fast as can be; `compare` takes it for its own checkout, and torch
     is not asked about the machine. Nothing may be left over."""
     fake_revision.without_git_variables(monkeypatch)
@@ -143,10 +149,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(revision, "here", lambda: real(root / "bench"))
     monkeypatch.setattr(runner, "survey", lambda *_, **options: {"device": "cpu"})
     monkeypatch.setattr(against.scenes, "ensure", lambda *_: None)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     yield root
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert len(git(root, "worktree", "list").splitlines()) == 1
 
 
@@ -280,18 +285,18 @@ def test_a_shipped_file_is_named_and_another_is_pointed_at(tmp_path: Path) -> No
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command in a copy of the package whose probe needs no torch; what it draws and leaves is below
-    `tmp_path`."""
+def command(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command in a copy of the package whose probe needs no torch; what it draws is below `tmp_path`,
+    what it leaves in `temporary`."""
     fake_revision.without_git_variables(monkeypatch)
     root = tmp_path / "checkout"
     for name, source in (("bench", assets.PACKAGE), ("recipes", assets.folder("recipes"))):
         shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     fake_revision.write(root, answer=SPREAD)
     fake_revision.commit(root)
-    (tmp_path / "temporary").mkdir()
     (tmp_path / "small.toml").write_text(small.WORKLOAD)
-    for name, value in (("TMPDIR", "temporary"), ("SEGBENCH_CACHE", "cache"), ("PYTHONPATH", "checkout")):
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    for name, value in (("SEGBENCH_CACHE", "cache"), ("PYTHONPATH", "checkout")):
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.chdir(root)
     small_one = str(tmp_path / "small.toml")
@@ -299,7 +304,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_command_tells_progress_on_stderr_and_the_result_on_stdout(
-    command: list[str], tmp_path: Path
+    command: list[str], temporary: Path, tmp_path: Path
 ) -> None:
     fake_revision.write(tmp_path / "checkout", answer=SLOW)
     done = subprocess.run([*command, "--pairs", "4"], capture_output=True, text=True)
@@ -311,11 +316,13 @@ def test_the_command_tells_progress_on_stderr_and_the_result_on_stdout(
     assert (drawing, turns) == ("drawing scenes, once", f"{BASE}, turn by turn")
     assert error == f"Error: 1 of 1 rungs is slower than the baseline: {BASE}"
     assert hint.startswith("Hint: ")
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_the_middle_leaves_nothing_behind(command: list[str], tmp_path: Path, number: int) -> None:
+def test_a_stop_in_the_middle_leaves_nothing_behind(
+    command: list[str], temporary: Path, tmp_path: Path, number: int
+) -> None:
     root, ready = tmp_path / "checkout", tmp_path / "ready"
     os.mkfifo(ready)
     fake_revision.write(root, step=f"taken == 9 and open({str(ready)!r}, 'w').write(str(os.getpid()))")
@@ -329,6 +336,6 @@ def test_a_stop_in_the_middle_leaves_nothing_behind(command: list[str], tmp_path
     assert err.splitlines()[-1] == "Interrupted."
     with pytest.raises(ProcessLookupError):
         os.kill(probe, 0)
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert len(git(root, "worktree", "list").splitlines()) == 1
     assert not list((root / ".git").glob("worktrees/*"))

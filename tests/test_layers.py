@@ -137,6 +137,12 @@ def test_only_the_half_with_torch_is_spared_the_strict_type_check() -> None:
     assert sorted(spared) == sorted(f"bench.{module}" for module in WITH_TORCH)
 
 
+def test_the_half_without_torch_is_what_coverage_is_measured_of() -> None:
+    run = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["coverage"]["run"]
+    assert run["branch"]
+    assert sorted(run["omit"]) == sorted(f"bench/{module}.py" for module in WITH_TORCH)
+
+
 def test_the_package_is_flat() -> None:
     assert list(PACKAGE.glob("*/**/*.py")) == []
 

@@ -74,7 +74,7 @@ def test_the_operations_of_a_training_image_are_those_of_its_layers_whatever_com
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_taps_have_the_strides_they_say(backbone: str, output_stride: int) -> None:
     net = on_meta(backbone, output_stride=output_stride)
-    low, high = net.features(torch.empty(2, 3, 64, 96, device="meta"))
+    low, high = net.backbone(torch.empty(2, 3, 64, 96, device="meta"))
     assert low.shape[2:] == (16, 24)
     assert high.shape[2:] == (64 // output_stride, 96 // output_stride)
 

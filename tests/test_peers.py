@@ -162,7 +162,7 @@ def mmsegmentations(
 def test_the_taps_of_the_backbone_are_theirs(backbone: str, peer: Any, output_stride: int) -> None:
     net = build(backbone, output_stride=output_stride, head_width=8)
     images = torch.randn(2, 3, 96, 64)
-    for ours, theirs in zip(net.features(images), peer(net, backbone, output_stride)(images), strict=True):
+    for ours, theirs in zip(net.backbone(images), peer(net, backbone, output_stride)(images), strict=True):
         assert ours.std() > 0.1
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-4)
 
@@ -173,7 +173,7 @@ def test_the_taps_of_the_backbone_are_theirs(backbone: str, peer: Any, output_st
 def test_logits_are_mmsegmentations(backbone: str, size: tuple[int, int]) -> None:
     net = build(backbone)
     images = torch.randn(2, 3, *size)
-    taps = net.features if backbone == "resnet18" else torchvisions(net, backbone, 8)
+    taps = net.backbone if backbone == "resnet18" else torchvisions(net, backbone, 8)
     theirs = their_head(net, backbone).predict(taps(images), [{"img_shape": size}], {})
     ours = net(images)
     assert ours.shape == (2, CLASSES, *size)
@@ -219,7 +219,7 @@ def test_a_dropout_mask_does_what_their_dropout_does() -> None:
     head = their_head(net, "resnet18").train()
     images, seen = torch.randn(2, 3, 64, 64), []
     head.dropout.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    theirs = head.predict(net.features(images), [{"img_shape": (64, 64)}], {})
+    theirs = head.predict(net.backbone(images), [{"img_shape": (64, 64)}], {})
     keep = seen[0].abs().sum((2, 3)) > 0
     assert 0.03 < 1 - keep.float().mean() < 0.2
     assert torch.allclose(net(images, keep), theirs, rtol=0, atol=1e-4)

@@ -680,16 +680,21 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def orphaned(tmp_path: Path) -> Iterator[Path]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty temporary folder; its path is short, since sockets lie in it."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
+def orphaned(tmp_path: Path, temporary: Path) -> Iterator[Path]:
     """The folder of a run whose runner was killed while it trained."""
     script = tmp_path / "matrix.py"
     script.write_text(ORPHANING)
-    (tmp_path / "temporary").mkdir()
     root = str(Path(__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, script, tmp_path],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(tmp_path / "temporary")},
+        env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary)},
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
@@ -708,9 +713,9 @@ def test_a_run_whose_runner_is_killed_saves_itself_before_it_lets_go_of_the_lock
 
 
 def test_a_killed_runner_leaves_nothing_of_its_own_among_temporary_files(
-    orphaned: Path, tmp_path: Path
+    orphaned: Path, temporary: Path
 ) -> None:
-    left = [path.name for path in (tmp_path / "temporary").iterdir()]
+    left = [path.name for path in temporary.iterdir()]
     assert not [name for name in left if name.startswith("segbench-")]
 
 

@@ -34,3 +34,15 @@ def test_torch_that_does_not_load_is_said_in_a_line(tmp_path: Path, fault: str, 
         env={"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"},
     )  # fmt: skip
     assert done.stdout.startswith(f"torch or torchvision does not load: {said} | install versions")
+
+
+def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_said_in_a_line(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    (tmp_path / "ask.py").write_text(ASK)
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(deep)},
+    )  # fmt: skip
+    assert done.stdout.startswith("cannot make a socket in the folder of temporary files: AF_UNIX path")
+    assert "TMPDIR" in done.stdout

@@ -93,7 +93,7 @@ def test_the_tests_run_on_every_python_as_the_readme_says() -> None:
     [job] = load(TEXTS["tests.yml"])["jobs"].values()
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     [said] = re.findall(
-        r"^python3 -m venv .*pytest$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"^python3 -m venv .*pytest .*--cov$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert said in [step.get("run") for step in job["steps"]]
 
