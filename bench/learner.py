@@ -16,6 +16,7 @@ import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.async_compile import shutdown_compile_workers
+from torch._inductor.exc import GPUTooOldForTriton, TritonMissing
 
 from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrained, replicas, workload
 from bench import model as models
@@ -105,7 +106,7 @@ class Learner:
         that says what to install."""
         try:
             yield
-        except BackendCompilerFailed as error:
+        except (BackendCompilerFailed, GPUTooOldForTriton, TritonMissing) as error:
             raise BenchError(
                 f"[system] compile = true, and torch.compile does not work here: {_gist(error)}",
                 "install a C++ compiler and the headers of Python (g++, python3-dev), for a GPU also triton; "
@@ -176,10 +177,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def _gist(error: BackendCompilerFailed) -> str:
+def _gist(error: Exception) -> str:
     """The line of a compiler's message that says what is wrong."""
-    lines = [line.strip() for line in str(error.inner_exception).splitlines() if line.strip()]
-    return next((line for line in lines if "error:" in line), lines[0])
+    cause = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else type(cause).__name__)
 
 
 def _copy(state: Any) -> Any:

@@ -40,6 +40,7 @@ def enter(seat: Seat) -> Any:
         for place in (here, everywhere):
             if place.check(["excuse"]):
                 place.add("heard", 1)
+                _linger(seat, place)
                 raise BenchError(place.get("excuse").decode(), "mend it there, then start all of them again")
         if time.monotonic() > until:
             raise BenchError(
@@ -56,11 +57,16 @@ def excuse(seat: Seat, why: str) -> None:
     with contextlib.suppress(RuntimeError):  # there may be nobody left to tell
         store = _open(seat, timedelta(seconds=HEAR_S))
         place = stores.PrefixStore(_keys(seat)[0], store)
-        if not place.check(["excuse"]):  # else it is the answer to another's
+        if not place.check(["excuse"]):  # else another's was first
             place.set("excuse", f"device {seat.rank}: {why}")
-        until = time.monotonic() + HEAR_S
-        while _hosts(seat) and place.add("heard", 0) < seat.devices - 1 and time.monotonic() < until:
-            time.sleep(LOOK_S)
+        _linger(seat, place)
+
+
+def _linger(seat: Seat, place: Any) -> None:
+    """Where the store ends with this process, let all others hear first."""
+    until = time.monotonic() + HEAR_S
+    while _hosts(seat) and place.add("heard", 0) < seat.devices - 1 and time.monotonic() < until:
+        time.sleep(LOOK_S)
 
 
 def _open(seat: Seat, timeout: timedelta) -> Any:

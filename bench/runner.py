@@ -193,7 +193,10 @@ def excused(seat: Seat, trainer: str = TRAINER) -> Iterator[None]:
         yield
     except BenchError as error:
         if seat.launched:
-            server.ask(server.start(trainer), trainer, "excuse", seat, error.message)
+            with contextlib.suppress(
+                BenchError, RuntimeError
+            ):  # what ends this process is said, whatever else fails
+                server.ask(server.start(trainer), trainer, "excuse", seat, error.message)
         raise
 
 

@@ -79,7 +79,7 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
     where = device.set_up(job.device, threads, job.deterministic, job.cores, job.seat.local_rank)
     with _stop_requests() as stop, contextlib.ExitStack() as exits:
         try:
-            opened = Run(job, tell, began, where)
+            opened = _open(job, tell, began, where)
             opened.begin(exits.enter_context(joined(job.seat, where)))
             run = opened
             run.warm_up()
@@ -106,8 +106,6 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
             run.finish()
         except BaseException as error:
             cause = batches.told(error)
-            if run is None and job.seat.launched:
-                excuse(job.seat, _said(cause))
             with contextlib.suppress(BenchError):  # a full disk must not hide what filled it
                 _record_failure(job, run, cause)
             if cause is not error:
@@ -144,7 +142,8 @@ class Run:
         job, self.group = self.job, group
         same = ("torch", "segbench_version", "git_commit")
         told = {**self.checkpoint_of, **{name: job.facts[name] for name in same}}
-        _compare(group.gather({**told, "step": self._saved["step"]}))
+        told |= {"data_cache": job.cache is not None, "step": self._saved["step"]}
+        _compare(group.gather(told))
         self.learner = Learner(job.recipe, job.workload, job.seed, self.device, job.weights, group)
         self._restore(self._saved, self._began)
         del self._saved
@@ -494,6 +493,16 @@ def _stop_requests() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _open(job: Job, tell: Callable[[Progress], None], began: float, where: torch.device) -> Run:
+    """A run with its data open; where that fails, those that torchrun started elsewhere hear why."""
+    try:
+        return Run(job, tell, began, where)
+    except BaseException as error:
+        if job.seat.launched:
+            excuse(job.seat, _said(error))
+        raise
 
 
 def _compare(said: list[dict[str, Any]]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.exc import GPUTooOldForTriton, TritonMissing
 
 from bench import BenchError, noise, optim, recipe, workload
 from bench.batches import Batch
@@ -158,3 +162,25 @@ def test_without_a_compiler_it_is_said_what_to_install(
         made.train_step(batch(made, 0), 0, 0.01)
     assert "install a C++ compiler" in said.value.hint
     assert "\n" not in said.value.message
+
+
+@pytest.mark.parametrize("error", [TritonMissing, GPUTooOldForTriton, BackendCompilerFailed])
+def test_a_gpu_that_torch_cannot_compile_for_is_said_in_a_line(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three errors of torch, none of which is another; one may have nothing to say."""
+    made, here = learner("07"), inspect.currentframe()
+    old: Any = SimpleNamespace(name="K80", major=3, minor=7)
+    raised = {
+        TritonMissing: lambda: TritonMissing(here),
+        GPUTooOldForTriton: lambda: GPUTooOldForTriton(old, here),
+        BackendCompilerFailed: lambda: BackendCompilerFailed(None, ValueError(), here),
+    }[error]()
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("bench.replicas.accumulate", fail)
+    with pytest.raises(BenchError, match="torch.compile does not work here: [^\n]+$") as said:
+        made.train_step(batch(made, 0), 0, 0.01)
+    assert "leave out what states compile = true" in said.value.hint

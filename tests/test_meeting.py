@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,22 @@ def test_who_comes_hears_why_the_other_does_not(seats: list[Seat], absent: int, 
     with pytest.raises(BenchError, match=f"device {absent}: no data") as caught:
         entered.result()
     assert "start all of them again" in caught.value.hint
+
+
+def test_who_keeps_the_store_stays_until_the_last_has_heard(seats: list[Seat]) -> None:
+    """Its process would end, and with it what the third has yet to hear."""
+    three = [replace(seat, devices=3).at("rung/0") for seat in (*seats, replace(seats[0], rank=2))]
+    with ThreadPoolExecutor(2) as threads:
+        host = threads.submit(meeting.enter, three[0])
+        meeting.excuse(three[1], "no data")
+        store = meeting._open(three[1], meeting.TIMEOUT)
+        while store.add("0/rung/0/heard", 0) < 1:
+            assert not host.done()
+        assert not host.done()
+        with pytest.raises(BenchError, match="device 1: no data"):
+            meeting.enter(three[2])
+        with pytest.raises(BenchError, match="device 1: no data"):
+            host.result()
 
 
 def test_the_first_excuse_stands_and_is_that_of_one_run(seats: list[Seat]) -> None:

@@ -19,12 +19,13 @@ import psutil
 import pytest
 import torch
 
-from bench import BenchError, progress, record, runner, train
+from bench import BenchError, prepare, progress, record, runner, train
 from bench.mailbox import Mailbox
 from bench.progress import Progress
 from bench.runner import Job
 from bench.seat import Seat
 from tests import small
+from tests.fake_data import Watcher as Bars
 from tests.test_runner import Watcher
 
 LONG = 40  # epochs: two thirds are left when the first evaluation is told, which always is
@@ -187,7 +188,9 @@ def test_devices_that_do_not_train_the_same_find_out_before_they_begin(tmp_path:
     one, other = (small.job(tmp_path / str(seed), pictures, seed=seed) for seed in range(2))
     newer = replace(one, facts={**one.facts, "git_commit": "f00"})
     commit = f"git_commit, f00, than device 0, {one.facts['git_commit']}"
-    for odd, named in ((other, "seed, 1, than device 0, 0"), (newer, commit)):
+    prepare.cache(pictures, tmp_path / "cache", Bars())
+    cached = replace(one, cache=tmp_path / "cache"), "data_cache, True, than device 0, False"
+    for odd, named in ((other, "seed, 1, than device 0, 0"), (newer, commit), cached):
         said = f"device 1 has another {named}"
         assert both([one, odd]) == [(said, 0), (said, 1)]
         assert record.read(one.folder)["error"] == said
