@@ -1,9 +1,8 @@
-"""The README tells the truth: its table, its picture, its map, its commands."""
+"""The README tells the truth: its picture, its map, its commands. Its table: tests/test_reference.py."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,6 @@ from bench.cli import cli
 ROOT = Path(bench.__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(path.name for path in (ROOT / "bench").glob("[!_]*.py"))
-
-
-def tables(text: str) -> Iterator[list[dict[str, str]]]:
-    """Every table of a page in markdown: a dict a row, by the heads of the columns."""
-    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        head, _, *rows = (
-            [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()
-        )
-        yield [dict(zip(head, row, strict=True)) for row in rows]
-
-
-def test_every_cell_of_its_measured_table_stands_in_the_committed_report() -> None:
-    """Which is that of the reference records: tests/test_reference.py."""
-    [shown] = tables(README.split("<!-- measured -->")[1].split("<!-- end -->")[0])
-    page = (ROOT / "reports" / "mini" / "report.md").read_text(encoding="utf-8")
-    reported = cells(row for table in tables(page) for row in table if "rung" in row)
-    assert [row["rung"][:2] for row in shown] == [f"{number:02}" for number in range(9)]
-    assert cells(shown) <= reported
-
-
-def cells(rows: Iterable[dict[str, str]]) -> set[tuple[str, str, str]]:
-    """(rung, column, what it says)"""
-    return {(row["rung"], *cell) for row in rows for cell in row.items()}
 
 
 def test_its_first_screen_is_a_sentence_a_table_a_figure_and_two_commands() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,14 @@ def test_every_rung_learns() -> None:
         )
 
 
-def test_the_committed_reports_are_those_of_the_records(tmp_path: Path) -> None:
-    """Of the commit, not of the working tree: `segbench report` writes what was measured here over it."""
-    for page in report.write(MACHINES[0], tmp_path, None):
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The reports of the records, written now: in the working tree lies what `segbench report` wrote last."""
+    return report.write(MACHINES[0], tmp_path_factory.mktemp("reports"), None)
+
+
+def test_the_committed_reports_are_those_of_the_records(pages: list[Path]) -> None:
+    for page in pages:
         name = page.parent.name
         listed = subprocess.run(["git", "ls-tree", "--name-only", "HEAD", f"reports/{name}/"], **GIT)
         if listed.returncode:
@@ -75,3 +82,26 @@ def test_the_committed_reports_are_those_of_the_records(tmp_path: Path) -> None:
         for each in ("report.md", "report.json", "tables/quality.csv"):
             committed = subprocess.run(["git", "show", f"HEAD:reports/{name}/{each}"], **GIT)
             assert (page.parent / each).read_text(encoding="utf-8") == committed.stdout
+
+
+def test_every_cell_of_the_readmes_measured_table_stands_in_the_report(pages: list[Path]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [shown] = tables(readme.split("<!-- measured -->")[1].split("<!-- end -->")[0])
+    [page] = [page for page in pages if page.parent.name == "mini"]
+    written = tables(page.read_text(encoding="utf-8"))
+    assert [row["rung"][:2] for row in shown] == [f"{number:02}" for number in range(9)]
+    assert cells(shown) <= cells(row for table in written for row in table if "rung" in row)
+
+
+def tables(text: str) -> Iterator[list[dict[str, str]]]:
+    """Every table of a page in markdown: a dict a row, by the heads of the columns."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, _, *rows = (
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()
+        )
+        yield [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def cells(rows: Iterable[dict[str, str]]) -> set[tuple[str, str, str]]:
+    """(rung, column, what it says)"""
+    return {(row["rung"], *cell) for row in rows for cell in row.items()}
