@@ -18,7 +18,7 @@ from bench import BenchError
 from bench.seat import Seat
 
 PATIENCE_S = 3600.0  # until all have come: meanwhile they may verify a data set, or fetch weights
-HEAR_S = 30.0  # until all have heard why somebody does not come, where the store ends with who says so
+HEAR_S = 30.0  # until all have heard why somebody does not come
 LOOK_S = 0.2
 TIMEOUT = timedelta(minutes=10)  # of a collective: an evaluation of rank 0 alone is never that long
 
@@ -28,20 +28,30 @@ stores: Any = dist  # torch exports them without saying so
 def enter(seat: Seat) -> Any:
     """The store in which torch connects the processes of a run, once all of them have come.
 
-    BenchError: one says that it will not come, or does not come.
+    BenchError: one says that it will not come, or does not come, or has ended and the store with it.
     """
     if not seat.launched:
         return stores.FileStore(seat.meeting, seat.devices)
-    store = _open(seat, timedelta(seconds=PATIENCE_S))
+    try:
+        return _await_all(seat)
+    except stores.DistError as error:
+        raise BenchError(
+            f"the store at {seat.meeting.partition('/')[0]} does not answer: {str(error).splitlines()[0]}",
+            "another process has ended, what it printed says why; start all of them again",
+        ) from error
+
+
+def _await_all(seat: Seat) -> Any:
+    store = _open(seat, timedelta(seconds=PATIENCE_S) if _is_kept_by_us() else TIMEOUT)
     here, everywhere = (stores.PrefixStore(key, store) for key in _keys(seat))
     here.add("come", 1)
     until = time.monotonic() + PATIENCE_S
     while (come := here.add("come", 0)) < seat.devices:
         for place in (here, everywhere):
             if place.check(["excuse"]):
-                place.add("heard", 1)
-                _linger(seat, place)
-                raise BenchError(place.get("excuse").decode(), "mend it there, then start all of them again")
+                why = place.get("excuse").decode()
+                _hear(seat, place)
+                raise BenchError(why, "mend it there, then start all of them again")
         if time.monotonic() > until:
             raise BenchError(
                 f"only {come} of {seat.devices} processes have come to {seat.meeting}",
@@ -54,31 +64,33 @@ def enter(seat: Seat) -> Any:
 
 def excuse(seat: Seat, why: str) -> None:
     """Tell all others that torchrun started that this process will not come to `seat`'s meeting."""
-    with contextlib.suppress(RuntimeError):  # there may be nobody left to tell
-        store = _open(seat, timedelta(seconds=HEAR_S))
-        place = stores.PrefixStore(_keys(seat)[0], store)
+    with contextlib.suppress(stores.DistError):  # there may be nobody left to tell
+        place = stores.PrefixStore(_keys(seat)[0], _open(seat, timedelta(seconds=HEAR_S)))
         if not place.check(["excuse"]):  # else another's was first
             place.set("excuse", f"device {seat.rank}: {why}")
-        _linger(seat, place)
+        _hear(seat, place)
 
 
-def _linger(seat: Seat, place: Any) -> None:
-    """Where the store ends with this process, let all others hear first."""
+def _hear(seat: Seat, place: Any) -> None:
+    """Count this process among those that know, and give the others a while to hear, too: the store may end
+    with it, or with the torchrun that started it."""
     until = time.monotonic() + HEAR_S
-    while _hosts(seat) and place.add("heard", 0) < seat.devices - 1 and time.monotonic() < until:
+    heard = place.add("heard", 1)
+    while heard < seat.devices and time.monotonic() < until:
         time.sleep(LOOK_S)
+        heard = place.add("heard", 0)
 
 
 def _open(seat: Seat, timeout: timedelta) -> Any:
     """The store that all processes reach, torchrun's own or one that the first process keeps."""
     host, _, port = seat.meeting.partition("/")[0].rpartition(":")
-    return stores.TCPStore(
-        host, int(port), seat.devices, _hosts(seat), timeout=timeout, wait_for_workers=False
-    )
+    keeps = seat.rank == 0 and _is_kept_by_us()
+    return stores.TCPStore(host, int(port), seat.devices, keeps, timeout=timeout, wait_for_workers=False)
 
 
-def _hosts(seat: Seat) -> bool:
-    return seat.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+def _is_kept_by_us() -> bool:
+    """Whether the first process keeps the store, which is then not there before it; torchrun's own is."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _keys(seat: Seat) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -51,28 +52,31 @@ def test_who_comes_hears_why_the_other_does_not(seats: list[Seat], absent: int, 
     assert "start all of them again" in caught.value.hint
 
 
-def test_who_keeps_the_store_stays_until_the_last_has_heard(seats: list[Seat]) -> None:
-    """Its process would end, and with it what the third has yet to hear."""
+def test_who_has_heard_stays_until_the_last_has(seats: list[Seat]) -> None:
+    """Their processes, or what started them, may keep what the third has yet to hear."""
     three = [replace(seat, devices=3).at("rung/0") for seat in (*seats, replace(seats[0], rank=2))]
     with ThreadPoolExecutor(2) as threads:
         host = threads.submit(meeting.enter, three[0])
-        meeting.excuse(three[1], "no data")
+        away = threads.submit(meeting.excuse, three[1], "no data")
         store = meeting._open(three[1], meeting.TIMEOUT)
-        while store.add("0/rung/0/heard", 0) < 1:
+        while store.add("0/rung/0/heard", 0) < 2:
             assert not host.done()
         assert not host.done()
+        assert not away.done()
         with pytest.raises(BenchError, match="device 1: no data"):
             meeting.enter(three[2])
         with pytest.raises(BenchError, match="device 1: no data"):
             host.result()
 
 
-def test_the_first_excuse_stands_and_is_that_of_one_run(seats: list[Seat]) -> None:
-    """Who ends because of another's is no cause."""
+def test_the_first_excuse_stands_and_is_that_of_one_run(
+    seats: list[Seat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "HEAR_S", 1.0)
     runs = [[seat.at(f"rung/{seed}") for seat in seats] for seed in range(2)]
     store = meeting._open(seats[0], meeting.TIMEOUT)
-    meeting.excuse(runs[0][1], "no data")
-    meeting.excuse(runs[0][1], "device 1: no data")
+    for why in ("no data", "no weights"):
+        meeting.excuse(runs[0][1], why)
     store.add("0/rung/1/come", 1)  # the other has come to the second run
     meeting.enter(runs[1][1])
     assert store.get("0/rung/0/excuse") == b"device 1: no data"
@@ -92,3 +96,11 @@ def test_an_excuse_that_nobody_can_hear_is_no_error(
     monkeypatch.setattr(meeting, "HEAR_S", 0.1)
     for seat in seats:
         meeting.excuse(seat, "no data")
+
+
+def test_a_store_that_is_gone_is_said_in_a_line(seats: list[Seat], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # which nobody started
+    monkeypatch.setattr(meeting, "TIMEOUT", timedelta(seconds=1))
+    address = seats[1].meeting.partition("/")[0]
+    with pytest.raises(BenchError, match=f"^the store at {address} does not answer: [^\n]+$"):
+        meeting.enter(seats[1].at("rung/0"))
