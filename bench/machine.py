@@ -25,6 +25,7 @@ from bench import __version__, nvml, record
 
 OTHERS = 0.05  # of the run's cores; what other programs may take before a timing is in doubt
 NO_SAMPLE = "no sample fell into train time"
+Summary = tuple[dict[str, float | None], dict[str, str], list[str]]
 COLUMNS = (
     "t", "phase", "device", "busy_pct", "sm_active_pct", "memory_mib",
     "power_w", "temperature_c", "sm_clock_mhz", "throttled",
@@ -144,10 +145,10 @@ GPU_FIELDS: Mapping[str, tuple[str, Callable[[Tally], float], Callable[[list[flo
 class Telemetry:
     """Samples the machine into `path` (telemetry.csv) and sums up over train time.
 
-    `uuids` are those of the run's CUDA devices, in CUDA's order. A resumed run hands in the `state` of its
-    checkpoint: sums and the column t go on from there, and later rows, whose work was lost, are dropped.
-    `others` are the process numbers of the run's other devices, `cores` those of the run where they are not
-    this process's. `now` returns monotonic seconds. BenchError: `path` cannot be written.
+    `uuids` are those of the run's CUDA devices here, in CUDA's order. A resumed run hands in the `state` of
+    its checkpoint: sums and the column t go on from there, and later rows, whose work was lost, are dropped.
+    `others` are the process numbers of the run's other devices here, `cores` those of the run where they are
+    not this process's. `now` returns monotonic seconds. BenchError: `path` cannot be written.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Telemetry:
         others: Sequence[int] = (),
         cores: Sequence[int] = (),
     ) -> None:
-        state = state or {"t": 0.0, "train_s": 0.0, "tallies": {}, "warnings": []}
+        state = {"t": 0.0, "train_s": 0.0, "tallies": {}, "warnings": [], **(state or {})}
         self._now = now
         self._began = now() - state["t"]
         self._train_s = float(state["train_s"])
@@ -175,7 +176,7 @@ class Telemetry:
         self._processes: list[psutil.Process] = [psutil.Process()]
         self._memory_due = now()
         self._memory_problem: str | None = None
-        self._rows = _open_rows(path, state["t"])
+        self._rows = open_rows(path, state["t"])
         self._gpus = nvml.Gpus(uuids, now)
         self._period = 0.5 if self._gpus.devices else 1.0
         self._lock = threading.Lock()
@@ -236,7 +237,7 @@ class Telemetry:
             self._gpus.close()
             self._rows.close()
 
-    def summary(self) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
+    def summary(self) -> Summary:
         """The record's hardware fields over train time; field -> why it is null; names of its warnings."""
         with self._lock:
             figures: dict[str, float | str] = {
@@ -365,7 +366,7 @@ class Telemetry:
 
 
 class NoTelemetry:
-    """What a device of the run has that does not keep the record: nothing is measured twice."""
+    """What a device of the run has that is not the first of its machine: nothing is measured twice."""
 
     def start(self) -> None: ...
 
@@ -373,14 +374,14 @@ class NoTelemetry:
 
     def stop(self) -> None: ...
 
-    def state(self) -> dict[str, Any]:
-        return {}
+    def state(self) -> dict[str, Any] | None:
+        return None
 
-    def summary(self) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
-        return {}, {}, []
+    def summary(self) -> Summary | None:
+        return None
 
 
-def _open_rows(path: Path, until: float) -> BinaryIO:
+def open_rows(path: Path, until: float) -> BinaryIO:
     """`path` with its header and the rows up to `until` (s), opened to append. BenchError: cannot be."""
     kept = [",".join(COLUMNS)]
     if until > 0 and path.exists():

@@ -136,8 +136,8 @@ FIELDS: tuple[Field, ...] = (
         ("gpu_power_w", "W", "less", "Mean power of all devices together."),
         ("gpu_energy_kj", "kJ", "less", "Energy of all devices over train time."),
         ("gpu_throttled_s", "s", "less", "Train time with clocks held down by heat or power."),
-        ("cpu_busy_pct", "%", "neither", "Share of the cores that the run may use busy, by any program."),
-        ("memory_peak_mib", "MiB", "less", "Highest proportional set size of the run's processes."),
+        ("cpu_busy_pct", "%", "neither", "Share of its cores busy, by any program; mean over machines."),
+        ("memory_peak_mib", "MiB", "less", "Highest proportional set size of its processes, all machines."),
         ("telemetry_cost_pct", "%", "less", "CPU time of the sampling thread over train_s."),
     ),
     *_group(

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from bench import machines
 from bench.ink import AFTER, PHASES, WIDTH, Drawn
 from bench.ladder import Ladder, Run, Rung
 from bench.sheet import clock_unit
@@ -158,11 +160,7 @@ def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
     """The telemetry of a run over at most `points` stretches of a second or more, since a processor's own
     count is too coarse for less; None where there is none."""
     try:
-        with (run.folder / "telemetry.csv").open(newline="", encoding="utf-8") as file:
-            head, *rows = csv.reader(file)
-        table = dict(
-            zip(head, zip(*(row for row in rows if len(row) == len(head)), strict=True), strict=True)
-        )
+        table = _table(machines.all_rows(run.folder))
         ends, devices = np.array(table["t"], dtype=float), np.array(table["device"])
         evaluating = np.array(table["phase"]) == "eval"
         known = {
@@ -175,7 +173,8 @@ def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
     if not (np.isfinite(ends).all() and ends.max(initial=0.0) > 0):
         return None
     names = sorted(set(devices.tolist()))
-    chosen = [name for name in names if name != "cpu"] or names
+    processors = [name for name in names if name.endswith("/cpu")]
+    chosen = [name for name in names if name not in processors] or names
     points = min(points, max(2, int(ends.max())))
     bins = _Bins(ends.max() / points, points)
     curves = {}
@@ -190,7 +189,20 @@ def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
             curves[name] = bins.middles[there], together(curve[:, there], axis=0)
     first = evaluating[parts[0]]
     spans = np.column_stack([ends[parts[0]] - lengths[0], lengths[0]])[first]
-    return Telemetry("CPU" if chosen == ["cpu"] else "GPU", float(ends.max()), curves, spans)
+    return Telemetry("CPU" if chosen == processors else "GPU", float(ends.max()), curves, spans)
+
+
+def _table(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """The columns of the rows of all machines, a device named by machine, too. OSError, csv.Error."""
+    table: dict[str, list[str]] = {}
+    for number, path in enumerate(paths):
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+        whole = [line for line in lines[1:] if len(line) == len(lines[0])]
+        for name, cells in zip(lines[0], zip(*whole, strict=True), strict=True) if whole else ():
+            named = [f"{number}/{cell}" for cell in cells] if name == "device" else cells
+            table.setdefault(name, []).extend(named)
+    return table
 
 
 @dataclass(frozen=True)

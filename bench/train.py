@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from bench import (
     checkpoint,
     device,
     machine,
+    machines,
     optim,
     record,
     source,
@@ -53,8 +54,11 @@ __all__ = ["Interrupted", "examine", "excuse", "facts", "find_weights", "ready",
 
 CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
-ASK_STEPS, ASK_S = 8, 1.0  # over several devices: at most, between two questions whether to stop
+ASK_STEPS, ASK_S = 8, 1.0  # over several devices: at most, between two questions whether to save or stop
+MOVED = "it was resumed on another number of machines"
 SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
+
+Said = TypeVar("Said")
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -95,13 +99,13 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
                 run.log.drain()
                 if run.owes_evaluation():
                     run.evaluate(stop)
-                elif run.clock.seconds("train") - run.saved_at > CHECKPOINT_S:
-                    run.save()
-                end = run.agree("diverged" if run.log.bad else "stop" if stop.requested else "")
-                if end == "diverged":
+                wish = run.agree(run.wish(stop))
+                if wish == "diverged":
                     return run.give_up()
-                if end == "stop" and run.step < run.steps:
+                if wish == "stop" and run.step < run.steps:
                     raise Interrupted
+                if wish == "save":
+                    run.save()
                 run.go_on()
             run.finish()
         except BaseException as error:
@@ -203,17 +207,34 @@ class Run:
         self.checkpoints: int = saved["checkpoints"]
         self.clock = Clock(wait=lambda: device.wait_for(self.device), state=saved["clock"], started=began)
         self.saved_at, self.told_at, self.ask_at = self.clock.seconds("train"), 0.0, 0
-        here = platform.node()
-        others = [pid for host, pid in self.group.gather((here, os.getpid()))[1:] if host == here]
-        if self.group.leads:
-            path = self.job.folder / "telemetry.csv"
-            uuids = device.uuids(self.device, self.job.seat.local_devices)
-            self.telemetry: machine.Telemetry | machine.NoTelemetry = machine.Telemetry(
-                path, uuids, saved["telemetry"], others=others, cores=self.job.all_cores
+        self._begin_telemetry(saved)
+
+    def _begin_telemetry(self, saved: Mapping[str, Any]) -> None:
+        """The first device of each machine samples it, going on from what was measured in its place."""
+        job, folder = self.job, self.job.folder
+        pids, places = zip(*self.group.gather((os.getpid(), job.seat.local_rank)), strict=True)
+        ranks = machines.split(places)
+        self.layout = [len(each) for each in ranks]  # devices of each machine
+        number = next(number for number, each in enumerate(ranks) if job.seat.rank in each)
+        begun = saved["telemetry"] is not None
+        # An older checkpoint knows of one machine alone.
+        states, was = [saved["telemetry"], *saved.get("elsewhere", [])], saved.get("machines", [len(pids)])
+        self.moved = begun and (saved.get("moved", False) or was != self.layout)
+        at_checkpoint = {"t": states[0]["t"]} if begun else None
+        if begun and self.group.leads:
+            for path in machines.all_rows(folder)[len(ranks) :]:  # of machines that are no more
+                machine.open_rows(path, states[0]["t"]).close()
+        self.telemetry: machine.Telemetry | machine.NoTelemetry = machine.NoTelemetry()
+        if job.seat.local_rank == 0:
+            self.telemetry = machine.Telemetry(
+                machines.rows(folder, number),
+                device.uuids(self.device, job.seat.local_devices),
+                states[number] if number < len(states) else at_checkpoint,
+                others=[pids[rank] for rank in ranks[number][1:]],
+                cores=job.all_cores,
             )
-        else:
-            self.telemetry = machine.NoTelemetry()
         self.telemetry.start()
+        self.hear()
 
     def _write_beginning(self) -> None:
         """The files that say what is being trained."""
@@ -285,6 +306,17 @@ class Run:
             self.enter("train")
         self.tell()
 
+    def hear(self) -> None:
+        """Have what each machine has measured until now; those of several come here at the same step."""
+        own = self.telemetry.summary()
+        host, devices = platform.node(), self.job.seat.local_devices
+        self.reports = self._of_machines(own and machines.Report(host, devices, own))
+
+    def _of_machines(self, own: Said | None) -> list[Said]:
+        """What each machine says; `own`: what this device says for its own, if it is the first there."""
+        said = self.group.gather(own) if len(self.layout) > 1 else [own]
+        return [each for each in said if each is not None]
+
     def owes_evaluation(self) -> bool:
         """Whether the step just done is to be followed by an evaluation; also where that was cut short."""
         last = self.evals[-1]["step"] if self.evals else 0
@@ -322,8 +354,11 @@ class Run:
         self.tell(force=True)
 
     def save(self) -> None:
-        """Checkpoint and record, by the first device alone; nothing where a loss was not finite."""
+        """Checkpoint and record, by the first device alone; nothing where a loss was not finite. All devices
+        come here at the same step."""
         self.enter("checkpoint")
+        self.hear()
+        states = self._of_machines(self.telemetry.state())
         if self.log.bad or not self.group.leads:
             self.saved_at = self.clock.seconds("train")
             return
@@ -340,7 +375,10 @@ class Run:
             "waited_s": self.waited_s,
             "checkpoints": self.checkpoints,
             "clock": self.clock.state(),
-            "telemetry": self.telemetry.state(),
+            "telemetry": states[0],
+            "elsewhere": states[1:],
+            "machines": self.layout,
+            "moved": self.moved,
         }
         checkpoint.save(self.job.folder, content)
         record.write_evals(self.job.folder, self.evals)
@@ -349,7 +387,7 @@ class Run:
 
     def finish(self) -> None:
         """All steps are done: write what only the end can show, then the record, then drop the checkpoint."""
-        self.enter("checkpoint")
+        self._measure_no_more()
         folder = self.job.folder
         if not self.group.leads:
             return
@@ -360,30 +398,47 @@ class Run:
             artifacts.write_samples(folder / "samples", self.learner, self.validation, count)
         self._end("finished")
 
-    def agree(self, end: str) -> str:
-        """How all devices end the run now: "diverged" or "stop" if any of them says so, else "".
+    def wish(self, stop: _Stop) -> str:
+        """What this device would do after the step just done: end the run as "diverged" or by a "stop",
+        "save", which only the first says, or "": go on."""
+        if self.log.bad:
+            return "diverged"
+        if stop.requested:
+            return "stop"
+        due = self.clock.seconds("train") - self.saved_at > CHECKPOINT_S
+        return "save" if due and self.group.leads else ""
+
+    def agree(self, wish: str) -> str:
+        """What all devices do now, the gravest of their wishes.
 
         Over several devices they ask each other every few steps, all at the same ones: at every step where
         one takes long.
         """
         if self.group.devices == 1:
-            return end
+            return wish
         if self.step < self.ask_at and self.step not in self.evaluation_steps:
             return ""
-        said = self.group.gather((end, self.clock.seconds("train") / self.step))
+        said = self.group.gather((wish, self.clock.seconds("train") / self.step))
         slowest = max(seconds for _, seconds in said)
         self.ask_at = self.step + max(1, min(ASK_STEPS, int(ASK_S / slowest)))
-        return max((each for each, _ in said), key=("", "stop", "diverged").index)
+        return max((each for each, _ in said), key=("", "save", "stop", "diverged").index)
 
     def give_up(self) -> None:
         """The loss left the numbers: that is a result, and the end of the run."""
-        self.enter("checkpoint")
+        self._measure_no_more()
         if not self.group.leads:
             return
         assert self.log.bad is not None, "the loss is the same on all devices"
         step, loss = self.log.bad
         self.log.write(self.job.folder / "steps.csv")
         self._end("diverged", f"the loss of step {step} of {self.steps} is {loss}")
+
+    def _measure_no_more(self) -> None:
+        """The last step is done on all devices: the first hears what the others' machines have measured."""
+        self.enter("checkpoint")
+        if not self.group.leads:
+            self.telemetry.stop()
+        self.hear()
 
     def _end(self, status: str, error: str | None = None) -> None:
         self.telemetry.stop()
@@ -409,10 +464,11 @@ class Run:
         """Write run.json as things stand; the first device keeps it."""
         if not self.group.leads:
             return
-        hardware, reasons, warnings = self.telemetry.summary()
-        if self.job.seat.local_devices < self.group.devices:
-            for name in ("gpu_power_w", "gpu_energy_kj"):  # sums: what other machines take is not seen here
-                hardware[name], reasons[name] = None, "the run used several machines"
+        if len(self.layout) == 1:  # of several, what they have last said, all at one step
+            self.hear()
+        hardware, reasons, warnings = machines.combine(self.reports)
+        if self.moved:  # their sums do not go on where they were begun
+            hardware, reasons = {}, dict.fromkeys(hardware, MOVED)
         if self.source.fingerprint is None:
             reasons["data_fingerprint"] = "the data is noise"
         if self.history["resumed"]:
@@ -533,6 +589,11 @@ def _identity(job: Job) -> dict[str, Any]:
 
 def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
     """Write into the record why the run ended early; the first device keeps it."""
+    if run is not None and isinstance(error, Interrupted):  # which all devices raise at the same step
+        run.save()
+        run.telemetry.stop()
+        run.write("interrupted", "asked to stop")
+        return
     if job.seat.rank:
         return
     message = _said(error)
@@ -540,10 +601,6 @@ def _record_failure(job: Job, run: Run | None, error: BaseException) -> None:
         found = record.read(job.folder) if (job.folder / "run.json").exists() else {"started_at": _now()}
         known = {**found, **_identity(job), "status": "failed", "error": message}
         record.write(job.folder, {**known, "unmeasured": _reasons(known, job.facts["unmeasured"])})
-    elif isinstance(error, Interrupted):
-        run.save()
-        run.telemetry.stop()
-        run.write("interrupted", "asked to stop")
     else:
         run.write("failed", message)
 
@@ -578,7 +635,8 @@ def _lost_seconds(folder: Path, kept: float) -> float:
     telemetry saw them: a row of it ends an interval that lies in one phase."""
     lost, before = 0.0, kept
     try:
-        with open(folder / "telemetry.csv", newline="", encoding="utf-8") as file:
+        # of the first machine, since all are in one phase
+        with open(machines.rows(folder, 0), newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 instant = float(row["t"])
                 if row["phase"] == "train" and instant > before:
@@ -591,8 +649,9 @@ def _lost_seconds(folder: Path, kept: float) -> float:
 
 def _clean(folder: Path) -> None:
     """Remove what an earlier, lost attempt at this run left behind."""
-    for name in ("evals.jsonl", "steps.csv", "telemetry.csv", "confusion.csv"):
-        (folder / name).unlink(missing_ok=True)
+    kept = ("evals.jsonl", "steps.csv", "confusion.csv")
+    for path in (*(folder / name for name in kept), *machines.all_rows(folder)):
+        path.unlink(missing_ok=True)
     shutil.rmtree(folder / "samples", ignore_errors=True)
 
 

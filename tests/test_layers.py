@@ -22,8 +22,8 @@ LAYERS = """
         bulletin sheet against check runner progress doctor prepare duel revision
     source learner batchnorm group meeting noise evaluate steps batches replicas transform pretrained model \
         operators optim checkpoint device \
-        | server vitals verification machine nvml cache dataset download draft archive scenes places scenery \
-        brush streams
+        | server vitals verification machines machine nvml cache dataset download draft archive scenes \
+        places scenery brush streams
     | soundness workload recipe settings assets record stats clock seat mailbox
     | __init__
 """

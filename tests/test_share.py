@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
+import platform
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 import pytest
 import torch
 
-from bench import BenchError, prepare, progress, record, runner, train
+from bench import (
+    BenchError,
+    checkpoint,
+    device,
+    machine,
+    machines,
+    prepare,
+    progress,
+    record,
+    runner,
+    train,
+)
 from bench.mailbox import Mailbox
 from bench.progress import Progress
 from bench.runner import Job
 from bench.seat import Seat
 from tests import small
 from tests.fake_data import Watcher as Bars
+from tests.fake_nvml import Card, FakeNvml, Time
 from tests.test_runner import Watcher
 
 LONG = 40  # epochs: two thirds are left when the first evaluation is told, which always is
@@ -127,10 +143,14 @@ def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
     assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
 
 
-def member(job: Job, stop: bool, news: Any, moment: tuple[str, int]) -> None:
+def member(job: Job, strike: int, news: Any, moment: tuple[str, int], card: Card | None) -> None:
+    """Train `job` on one device, which gets the signal `strike`, if any, at a phase and step."""
+    if card is not None:
+        _be_machine(job.seat.rank, card)
+
     def listen(progress: Progress) -> None:
-        if stop and (progress.phase, progress.step) == moment:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if strike and (progress.phase, progress.step) == moment:
+            os.kill(os.getpid(), strike)
 
     try:
         train.train(job, listen)
@@ -139,28 +159,61 @@ def member(job: Job, stop: bool, news: Any, moment: tuple[str, int]) -> None:
         news.put(("interrupted", job.seat.rank))
     except BenchError as error:
         news.put((error.message, job.seat.rank))
+    except RuntimeError:  # torch's, where another device is gone
+        news.put(("left alone", job.seat.rank))
+
+
+def _be_machine(number: int, card: Card) -> None:
+    """Have this process, which ends soon, see a machine with one GPU, which draws energy with each call."""
+    world = FakeNvml(Time(), {"GPU-0": card})
+    refused = ["nvmlGpmQueryDeviceSupport", "nvmlDeviceGetSamples"]  # they want time to pass
+    if number:
+        refused += [f"nvmlDeviceGetCurrentClocks{name}Reasons" for name in ("Event", "Throttle")]
+    world.refuse = dict.fromkeys(refused, pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    def draw() -> None:
+        card.energy_mj += 1000 * card.watts
+
+    world.on_call = draw
+    sys.modules["pynvml"] = world
+    device.uuids = lambda *_: ["GPU-0"]
+    platform.node = lambda: f"node-{number}"
 
 
 def both(
-    jobs: list[Job], stopped: int | None = None, moment: tuple[str, int] = ("eval", 16)
+    jobs: list[Job],
+    struck: int | None = None,
+    moment: tuple[str, int] = ("eval", 16),
+    strike: int = signal.SIGTERM,
+    cards: tuple[Card, Card] | None = None,
 ) -> list[tuple[str, int]]:
-    """How the two devices of a run end; `stopped`: the one that is told to stop, in the second evaluation or
-    at another phase and step."""
+    """How the two devices of a run end, but for one that is killed; `struck`: the one that gets a signal, in
+    the second evaluation or at another phase and step. `cards`: each is on a machine of its own, with one."""
     fork = multiprocessing.get_context("fork")
     box, news = Mailbox(fork, 2), fork.Queue()
+    seats = [Seat(rank, 2, rank, 2, mailbox=box) for rank in range(2)]
+    if cards:
+        meeting = f"localhost:{free_port()}/0/run"
+        seats = [Seat(rank, 2, 0, 1, meeting, launched=True) for rank in range(2)]
     processes = [
         fork.Process(
             target=member,
-            args=(replace(job, seat=Seat(rank, 2, rank, 2, mailbox=box)), rank == stopped, news, moment),
+            args=(replace(job, seat=seat), strike * (seat.rank == struck), news, moment, card),
         )
-        for rank, job in enumerate(jobs)
+        for job, seat, card in zip(jobs, seats, cards or (None, None), strict=True)
     ]
     for each in processes:
         each.start()
-    ends = sorted(news.get(timeout=60) for _ in processes)
+    ends = sorted(news.get(timeout=60) for _ in range(2 - (strike == signal.SIGKILL)))
     for each in processes:
         each.join()
     return ends
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -171,7 +224,7 @@ def test_a_stop_in_an_evaluation_ends_it_on_all_devices_and_it_is_made_anew(
     pictures = small.data(tmp_path / "pictures")
     whole, broken = (small.job(tmp_path / name, pictures) for name in ("whole", "broken"))
     assert both([whole] * 2) == [("finished", 0), ("finished", 1)]
-    assert both([broken] * 2, stopped=rank) == [("interrupted", 0), ("interrupted", 1)]
+    assert both([broken] * 2, struck=rank) == [("interrupted", 0), ("interrupted", 1)]
     run = record.read(broken.folder)
     assert (run["status"], run["steps_done"]) == ("interrupted", 16)
     assert [row["step"] for row in record.read_evals(broken.folder)] == [8]
@@ -208,6 +261,85 @@ def test_where_a_step_takes_long_a_stop_waits_for_no_other(
     assert record.read(job.folder)["steps_done"] == 10
 
 
+# A run over two machines, each with a GPU of its own
+
+
+def cards(watts: float = 300.0, memory: int = 3) -> tuple[Card, Card]:
+    """What the two machines have: the second card is the slower one, draws a third and fills more."""
+    return Card(watts=watts, memory=memory * 2**30), Card(
+        busy=40, watts=watts / 3, memory=(memory + 2) * 2**30
+    )
+
+
+def energy(folder: Path) -> float:
+    """What the checkpoint of a run over two machines counts for their cards, kJ."""
+    saved = checkpoint.load(folder)
+    assert saved is not None
+    states = [saved["telemetry"], *saved["elsewhere"]]
+    assert len(states) == 2
+    drawn = [machine.Tally(*state["tallies"]["gpu0 energy_kj"]).total for state in states]
+    assert min(drawn) > 0
+    return sum(drawn)
+
+
+@pytest.fixture
+def spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A run to share by two machines, which save wherever they ask each other, at every step."""
+    torch.set_num_threads(1)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.setattr(train, "ASK_S", 0.0)
+    monkeypatch.setattr(train, "CHECKPOINT_S", 0.0)
+    return small.job(tmp_path / "run", small.data(tmp_path / "pictures"))
+
+
+def test_what_several_machines_measure_adds_up_also_over_a_stop(tmp_path: Path, spread: Job) -> None:
+    assert both([spread] * 2, 1, cards=cards()) == [("interrupted", 0), ("interrupted", 1)]
+    run = record.read(spread.folder)
+    assert run["checkpoints"] == run["steps_done"] == 16  # one of each step, an evaluation's among them
+    assert run["gpu_power_w"] == pytest.approx(400)
+    assert (run["gpu_busy_pct"], run["gpu_memory_peak_mib"]) == (pytest.approx(60), 5 * 1024)
+    assert run["gpu_energy_kj"] == pytest.approx(energy(spread.folder))
+    assert run["gpu_throttled_s"] is None
+    assert run["unmeasured"]["gpu_throttled_s"].startswith("node-1: gpu0: nvmlDeviceGetCurrentClocksEvent")
+    before = [path.read_text() for path in machines.all_rows(spread.folder)]
+    shutil.copytree(spread.folder, tmp_path / "moved")
+
+    assert both([spread] * 2, cards=cards(watts=0.0, memory=1)) == [("finished", 0), ("finished", 1)]
+    whole = record.read(spread.folder)
+    assert (whole["status"], whole["resumed"]) == ("finished", 1)
+    assert whole["gpu_energy_kj"] == pytest.approx(run["gpu_energy_kj"])  # no more was drawn
+    assert whole["gpu_memory_peak_mib"] == 5 * 1024
+    assert 0 < whole["gpu_power_w"] < 400
+    for path, kept in zip(machines.all_rows(spread.folder), before, strict=True):
+        assert path.read_text().startswith(kept[: kept.index(",checkpoint,")])
+
+    on_one = replace(spread, folder=tmp_path / "moved")
+    until = (checkpoint.load(on_one.folder) or {})["telemetry"]["t"]
+    assert both([on_one] * 2) == [("finished", 0), ("finished", 1)]
+    moved = record.read(on_one.folder)
+    for field in (field.name for field in record.FIELDS if field.group == "hardware"):
+        assert (moved[field], moved["unmeasured"][field]) == (None, train.MOVED)
+    first, gone = ((on_one.folder / name).read_text() for name in ("telemetry.csv", "telemetry-1.csv"))
+    assert float(first.splitlines()[-1].partition(",")[0]) > until
+    assert float(gone.splitlines()[-1].partition(",")[0]) <= until
+
+
+def test_a_machine_that_is_lost_leaves_what_all_have_said_last(spread: Job) -> None:
+    assert both([spread] * 2, 1, ("eval", 16), signal.SIGKILL, cards()) == [("left alone", 0)]
+    run = record.read(spread.folder)
+    assert run["status"] == "failed"
+    assert run["gpu_energy_kj"] == pytest.approx(energy(spread.folder))
+    assert both([spread] * 2, cards=cards(watts=0.0)) == [("finished", 0), ("finished", 1)]
+    assert record.read(spread.folder)["gpu_energy_kj"] == pytest.approx(run["gpu_energy_kj"])
+
+
+def test_a_run_that_diverges_on_several_machines_ends_on_all(spread: Job, tmp_path: Path) -> None:
+    job = small.job(tmp_path / "wild", spread.data or tmp_path, "07-no-sync-bn", optim="lr = 1e30")
+    assert both([job] * 2, cards=cards()) == [("finished", 0), ("finished", 1)]
+    run = record.read(job.folder)
+    assert (run["status"], run["gpu_power_w"]) == ("diverged", pytest.approx(400))
+
+
 @pytest.mark.parametrize("devices", [3, 5, 16])
 def test_devices_that_do_not_divide_the_replicas_are_refused(
     plan: Callable[..., list[runner.Run]], devices: int
@@ -221,11 +353,15 @@ def launch_twice(folder: Path, *options: list[str]) -> list[subprocess.Popen[str
     """Two launchers on this machine, a process each, that know nothing of each other but an address; what
     each adds to the command."""
     small.job(folder, folder)  # writes workload and recipe
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "test"]
-    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "localhost"]
+    meet = [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        f"localhost:{free_port()}",
+        "--local-addr",
+        "localhost",
+    ]
     what = ["--workload", "small.toml", "--recipe", "small-recipe.toml", "--seeds", "2", "--results", "out"]
     environment = {
         **os.environ,
@@ -253,6 +389,17 @@ def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
     for seed in range(2):
         run = record.read(record.run_folder(tmp_path / "out", "small", "small-recipe", seed))
         assert (run["status"], run["device_count"], run["steps_done"]) == ("finished", 2, 24)
+        folder = record.run_folder(tmp_path / "out", "small", "small-recipe", seed)
+        peaks = [peak_mib(folder / f"telemetry{number}.csv") for number in ("", "-1")]
+        assert run["memory_peak_mib"] == pytest.approx(sum(peaks), rel=1e-5)
+        assert run["unmeasured"]["gpu_power_w"] == "the run used no GPU"
+
+
+def peak_mib(path: Path) -> float:
+    """The most memory that the processes of a machine had while they trained."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "train" and row["memory_mib"]]
+    return max(float(row["memory_mib"]) for row in rows)
 
 
 def test_a_machine_that_cannot_begin_tells_the_others_why(tmp_path: Path) -> None:

@@ -56,6 +56,19 @@ def test_what_one_device_does_not_know_does_not_hide_the_others(rung: Rung) -> N
     assert told.curves["memory_mib"][1] == pytest.approx([1000, 1000])
 
 
+def test_devices_of_several_machines_make_one_curve(rung: Rung) -> None:
+    """Also where one of them crashed before its first row."""
+    folder = rung.runs[0].folder
+    (folder / "telemetry-1.csv").write_text(HEAD + "1,train,gpu0,40,3000,100\n2,train,gpu0,50,2000,100\n")
+    (folder / "telemetry-2.csv").write_text(HEAD)
+    told = sense(rung, "1,train,cpu,99,500,\n1,train,gpu0,80,1000,300\n2,train,gpu0,90,2500,300\n")
+    assert told is not None
+    assert told.device == "GPU"
+    assert told.curves["busy_pct"][1] == pytest.approx([60, 70])
+    assert told.curves["memory_mib"][1] == pytest.approx([3000, 2500])
+    assert told.curves["power_w"][1] == pytest.approx([400, 400])
+
+
 def test_evaluations_are_spans_of_time(rung: Rung) -> None:
     told = sense(rung, "1,train,cpu,90,,\n1.5,eval,cpu,50,,\n3,train,cpu,90,,\n")
     assert told is not None

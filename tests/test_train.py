@@ -495,6 +495,20 @@ def test_a_run_on_noise_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path) 
     assert outcome(stopped) == outcome(straight)
 
 
+def test_a_checkpoint_of_a_segbench_that_knew_of_one_machine_goes_on(tmp_path: Path) -> None:
+    job = replace(small.job(tmp_path, tmp_path, workload=NOISE), data=None)
+    with pytest.raises(Interrupted):
+        train(job, stop_at(7))
+    saved = checkpoint.load(job.folder) or {}
+    saved["telemetry"]["tallies"]["memory_mib"] = [2.0**20, 1.0, 2.0**20]  # sum, seconds, peak
+    for name in ("elsewhere", "machines", "moved"):
+        del saved[name]
+    checkpoint.save(job.folder, saved)
+    train(job, silent)
+    run = record.read(job.folder)
+    assert (run["resumed"], run["memory_peak_mib"]) == (1, 2.0**20)
+
+
 # Weights
 
 
