@@ -42,6 +42,7 @@ FOUR = "CMYK"  # the one mode of Pillow that is four bytes a pixel and no more t
 _NEAREST, _CONVOLUTION, _TRIANGLE = 1, 2, 2
 BILINEAR = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
 NEAREST = RustResizeOptions().set_resize_alg(_NEAREST, _TRIANGLE, 0).set_use_alpha(False)
+RESIZER = RustResizer()  # keeps the memory that it works in
 
 Rows = Tensor | slice
 
@@ -127,7 +128,7 @@ def _resize(
     left, top, right, bottom = box
     across, down = min(right - left, picture.width - left), min(bottom - top, picture.height - top)
     target = PilImageWrapper(as_picture(out, picture.mode))
-    RustResizer().resize_pil(PilImageWrapper(picture), target, how.set_crop_box(left, top, across, down))
+    RESIZER.resize_pil(PilImageWrapper(picture), target, how.set_crop_box(left, top, across, down))
 
 
 def mirror(planes: Tensor, mirrored: Tensor) -> Tensor:

@@ -80,12 +80,12 @@ def floor(data: Path) -> tuple[Sample, int]:
     """Decode both and resize the windows that `batches` shows, and nothing else."""
     import numpy as np
     import simplejpeg
-    from cykooz_resizer.rust_lib import PilImageWrapper, RustResizer
+    from cykooz_resizer.rust_lib import PilImageWrapper
     from kornia_rs.io import decode_image_png_u8
 
     from bench.dataset import find_pairs
     from bench.streams import AUGMENT, stream
-    from bench.transform import BILINEAR, DRAWS, NEAREST, see
+    from bench.transform import BILINEAR, DRAWS, NEAREST, RESIZER, see
 
     content = [[path.read_bytes() for path in pair] for pair in find_pairs(data, "training")]
     boxes, into = [], {}
@@ -106,7 +106,7 @@ def floor(data: Path) -> tuple[Sample, int]:
         width, height = pair[1].width / side, pair[1].height / side
         box = left * width, top * height, 0.999 * extent * width, 0.999 * extent * height
         for each, target, how in zip(pair, into[extent], (BILINEAR, NEAREST), strict=True):
-            RustResizer().resize_pil(PilImageWrapper(each), PilImageWrapper(target), how.set_crop_box(*box))
+            RESIZER.resize_pil(PilImageWrapper(each), PilImageWrapper(target), how.set_crop_box(*box))
 
     return step, 1
 
