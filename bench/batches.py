@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from bench import BenchError
 from bench.dataset import Dataset
 from bench.streams import AUGMENT, ORDER, stream
-from bench.transform import DRAWS, color, crop_sample, see
+from bench.transform import DRAWS, color, crop_sample, mirror, see
 
 AHEAD = 2  # batches that a worker may be ahead
 KEPT = 2  # batches that stay as they are once handed out: the last, and the one before it
@@ -34,7 +34,7 @@ KEPT = 2  # batches that stay as they are once handed out: the last, and the one
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, S, S, 4) and labels (N, S, S), uint8; draws (N, 9) and places (N, 2) for `color`."""
+    """Images (N, S, S, 4) and labels (N, S, S), uint8; draws (N, 9) and places (N, 3) for `color`."""
 
     images: Tensor
     labels: Tensor
@@ -44,7 +44,7 @@ class Batch:
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """What the model takes: coloured, normalised float32 images and int64 labels, on `device`."""
         images = color(self.images.to(device, non_blocking=True), self.uniforms, self.places)
-        return images, self.labels.to(device, non_blocking=True).long()
+        return images, mirror(self.labels.to(device, non_blocking=True), self.places[:, 2]).long()
 
 
 class Batches:
@@ -94,7 +94,7 @@ def _ring(slots: int, images: int, crop: int) -> Batch:
         "images": (torch.uint8, (crop, crop, 4)),
         "labels": (torch.uint8, (crop, crop)),
         "uniforms": (torch.float32, (9,)),
-        "places": (torch.int64, (2,)),
+        "places": (torch.int64, (3,)),
     }
     tensors = {}
     for name, (dtype, shape) in parts.items():

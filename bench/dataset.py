@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from imagecodecs import PngError, png_decode
+from kornia_rs.io import decode_image_png_u8
 from PIL import Image
 
 from bench import BenchError
@@ -143,12 +143,11 @@ def _read_label(path: Path, classes: int) -> np.ndarray:
 def _read_gray(path: Path) -> np.ndarray:
     """The values (H, W) of an 8-bit gray picture. BenchError: it is damaged, or something else."""
     look(path)  # opening a pipe would wait for ever
-    with suppress(OSError, ValueError, PngError):  # then Pillow says what is wrong, or finds that it will do
+    with suppress(Exception):  # no narrower class comes; Pillow says what is wrong, or finds that it will do
         content = path.read_bytes()
-        if _is_gray_png(content):
-            label: np.ndarray = png_decode(content)
-            if label.ndim == 2:  # more where a gray is marked as transparent
-                return label
+        if size := _size_of_gray_png(content):
+            label: np.ndarray = decode_image_png_u8(content, size, "mono")[:, :, 0]
+            return label
     image, _ = _decode(path)
     if image.mode not in ("L", "P"):
         raise BenchError(
@@ -161,11 +160,11 @@ def _read_gray(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _is_gray_png(content: bytes) -> bool:
-    """Whether a header promises 8-bit gray, and no more pixels than anyone has."""
+def _size_of_gray_png(content: bytes) -> tuple[int, int] | None:
+    """Height and width, where a header promises 8-bit gray or palette, and no more pixels than anyone has."""
     width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
-    gray = content.startswith(PNG) and content[24:26] == b"\x08\x00"
-    return gray and width * height <= (Image.MAX_IMAGE_PIXELS or 0)
+    gray = content.startswith(PNG) and content[24:26] in (b"\x08\x00", b"\x08\x03")
+    return (height, width) if gray and width * height <= (Image.MAX_IMAGE_PIXELS or 0) else None
 
 
 def _check_sizes(label_path: Path, label: tuple[int, ...], picture: tuple[int, ...]) -> None:

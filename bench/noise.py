@@ -19,7 +19,7 @@ def batch(count: int, crop: int, classes: int, address: tuple[int, int, int], de
     """A batch of `count` samples; equal addresses (of `streams.stream`) give equal batches on one device."""
     images, labels = _pixels(count, crop, classes, address, device)
     draws = stream(*address).random((count, 9), "float32")
-    places = torch.tensor([[0, crop]]).expand(count, 2)
+    places = torch.tensor([[0, crop, 0]]).expand(count, 3)
     return Batch(images, labels, torch.from_numpy(draws), places)
 
 

@@ -1,9 +1,9 @@
-"""The training transform: resize, crop, flip, photometric, pad, normalise.
+"""The training transform: resize, crop, pad, flip, photometric, normalise.
 
-Two halves. Geometry is decided and done a sample at a time on the CPU, on 8-bit pictures, and only what the
-crop shows is resized, straight into the batch. Colour and normalisation are done a batch at a time on the
-device. All random numbers of a sample are one row of uniforms from its own stream, so that they hang on
-(seed, epoch, index) alone. Values follow the blog's baseline: the photometric steps are those of
+Two halves. Scale and window are decided and done a sample at a time on the CPU, on 8-bit pictures, and only
+what the crop shows is resized, straight into the batch. Mirroring, colour and normalisation are done a batch
+at a time on the device. All random numbers of a sample are one row of uniforms from its own stream, so that
+they hang on (seed, epoch, index) alone. Values follow the blog's baseline: the photometric steps are those of
 torchvision's ColorJitter, each with probability one half; contrast comes either before saturation and hue or
 after them. `plainly` in tests/test_transform.py is the transform as one would write it down.
 """
@@ -32,27 +32,27 @@ GRAY = (0.2989, 0.587, 0.114)
 CHUNK = 2**18  # pixels that are coloured together on a CPU, so that they stay in its cache
 LARGE = 2**14  # pixels of a plane for which it pays to take thought
 SPARSE = 16  # of how many lines and columns one is looked at to see which classes there are
-EPSILON = 1e-12  # by which a window is narrower, so that rounding puts no edge outside the picture
 HUGE = 1e30  # times the least difference between two values in 0..1 that are not tiny: far above 1
 
 _GEOMETRY = 2 + 2 * TRIES  # scale, flip, then y and x of every try
 DRAWS = _GEOMETRY + 9  # then a coin and a strength for each of four photometric steps, and their order
 
 FOUR = "CMYK"  # the one mode of Pillow that is four bytes a pixel and no more to the resizer
-_CONVOLUTION, _TRIANGLE = 2, 2  # its numbers for a filter as wide as what it shrinks, and for bilinear
-_BILINEAR = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
+# The resizer's numbers: how it works, and with which filter, which is as wide as what it shrinks.
+_NEAREST, _CONVOLUTION, _TRIANGLE = 1, 2, 2
+BILINEAR = RustResizeOptions().set_resize_alg(_CONVOLUTION, _TRIANGLE, 0).set_use_alpha(False)
+NEAREST = RustResizeOptions().set_resize_alg(_NEAREST, _TRIANGLE, 0).set_use_alpha(False)
 
 Rows = Tensor | slice
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop window in the picture resized to (side, side), and whether it is mirrored."""
+    """A crop window in the picture resized to (side, side)."""
 
     side: int
     top: int
     left: int
-    flip: bool
 
     def box(self, size: tuple[int, int], extent: int) -> tuple[float, float, float, float]:
         """The window, `extent` pixels wide and high, in the coordinates of the picture before resizing."""
@@ -75,33 +75,30 @@ def crop_sample(
     uniforms: np.ndarray,
     out: np.ndarray,
     out_label: np.ndarray,
-) -> tuple[int, int]:
-    """Write the geometric half of a sample into `out` (size, size, 4) and `out_label` (size, size), uint8.
+) -> tuple[int, int, bool]:
+    """Write the crop of a sample into `out` (size, size, 4) and `out_label` (size, size), uint8.
 
     `picture` and `label` are as `see` gives them. The picture is squashed to a square of `size` times
     U(0.5, 2); a window with less than three quarters of one class is looked for ten times (else the last one
-    is taken); what is smaller is centred on FILL. Returns where the picture lies within the crop: its first
-    row and column, and how many there are.
+    is taken); what is smaller is centred on FILL. Returns where the picture lies within the crop, its first
+    row and column and how many there are, once it has been mirrored, and whether it is to be.
     """
     side = round(size * (SCALE[0] + (SCALE[1] - SCALE[0]) * uniforms[0]))
-    extent = min(side, size)
+    extent, flip = min(side, size), bool(uniforms[1] < 0.5)
     pad, words = (size - extent) // 2, out.view(np.int32)[..., 0]  # red is the lowest byte of a pixel's word
     if extent < size:
         words[:], out_label[:] = FILL[0] | FILL[1] << 8 | FILL[2] << 16, IGNORE
-    inside = (slice(pad, pad + extent),) * 2
-    shown = as_picture(out_label[inside], "L")
+    before = size - extent - pad if flip else pad
+    inside = slice(pad, pad + extent), slice(before, before + extent)
     for attempt in range(TRIES if side > size else 1):
         y, x = uniforms[2 + 2 * attempt : 4 + 2 * attempt]
-        crop = Crop(side, int(y * (side - extent + 1)), int(x * (side - extent + 1)), bool(uniforms[1] < 0.5))
+        crop = Crop(side, int(y * (side - extent + 1)), int(x * (side - extent + 1)))
         box = crop.box(label.size, extent)
-        shown.paste(label.resize((extent, extent), Image.Resampling.NEAREST, box))
+        _resize(label, box, out_label[inside], NEAREST)
         if side > size and is_mixed(out_label):
             break
-    _resize(picture, box, out, pad, extent)
-    if crop.flip:
-        _mirror(words[inside])
-        _mirror(out_label[inside])
-    return pad, extent
+    _resize(picture, box, out[inside], BILINEAR)
+    return pad, extent, flip
 
 
 def is_mixed(window: np.ndarray) -> bool:
@@ -124,26 +121,26 @@ def is_mixed(window: np.ndarray) -> bool:
 
 
 def _resize(
-    picture: Image.Image, box: tuple[float, float, float, float], out: np.ndarray, pad: int, extent: int
+    picture: Image.Image, box: tuple[float, float, float, float], out: np.ndarray, how: RustResizeOptions
 ) -> None:
-    """Pillow's bilinear filter over `box`, within rounding, by a library that uses vector instructions."""
+    """Pillow's filter over `box`, within rounding, by a library that uses vector instructions."""
     left, top, right, bottom = box
-    options = _BILINEAR.set_crop_box(
-        left, top, (1 - EPSILON) * (right - left), (1 - EPSILON) * (bottom - top)
-    )
-    target = as_picture(out[pad : pad + extent, pad : pad + extent], FOUR)
-    RustResizer().resize_pil(PilImageWrapper(picture), PilImageWrapper(target), options)
+    across, down = min(right - left, picture.width - left), min(bottom - top, picture.height - top)
+    target = PilImageWrapper(as_picture(out, picture.mode))
+    RustResizer().resize_pil(PilImageWrapper(picture), target, how.set_crop_box(left, top, across, down))
 
 
-def _mirror(plane: np.ndarray) -> None:
-    """Left to right, in place. Numpy moves pixels one by one; torch needs longer until it starts."""
-    plane[:] = plane[:, ::-1] if plane.size < LARGE else torch.from_numpy(plane).flip(1).numpy()
+def mirror(planes: Tensor, mirrored: Tensor) -> Tensor:
+    """(N, H, W), those turned left to right that are `mirrored`, (N,) on the CPU and not 0."""
+    if not mirrored.any():
+        return planes
+    return torch.where(send(mirrored != 0, planes.device)[:, None, None], planes.flip(2), planes)
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
-    """The photometric half and normalisation: (N, S, S, 4) uint8 -> (N, 3, S, S) float32, on their device.
+    """What is left to do to pictures: (N, S, S, 4) uint8 -> (N, 3, S, S) float32, on their device.
 
-    `uniforms` (N, 9) are the last draws of each sample and `places` (N, 2) what `crop_sample` returned, both
+    `uniforms` (N, 9) are the last draws of each sample and `places` (N, 3) what `crop_sample` returned, both
     on the CPU, where it is decided what to do: the device is never waited for. Each step touches only the
     samples that it changes, and works on planes: channels beside one another would be read four apart.
     """
@@ -151,15 +148,14 @@ def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
     each = len(x) if x.is_cuda else max(1, CHUNK // max(1, x[0, 0].numel()))
     parts = (tensor.split(each) for tensor in (x, images, uniforms, places))
     for planes, pixels, draws, where in zip(*parts, strict=True):
-        unpack(pixels, planes)
-        _distort(planes, draws, where)
+        unpack(mirror(pixels.view(torch.int32).squeeze(-1), where[:, 2]), planes)
+        _distort(planes, draws, where[:, :2])
         normalise_unit(planes)
     return x
 
 
-def unpack(images: Tensor, out: Tensor) -> None:
-    """Write (N, S, S, 4) uint8 into `out`, (N, 3, S, S) float32 in 0..1."""
-    words = images.view(torch.int32).squeeze(-1)
+def unpack(words: Tensor, out: Tensor) -> None:
+    """Write pixels (N, S, S), each the four bytes of an int32, into `out`, (N, 3, S, S) float32 in 0..1."""
     for channel, plane in enumerate(out.unbind(1)):
         plane.copy_((words >> 8 * channel).bitwise_and_(255))
     out.div_(255)

@@ -4,12 +4,17 @@
 
 Crops of 512 x 512 of the pairs found below `--pairs` (images/*.jpg and annotations/*.png), in turn, on one
 core with one thread. Each pair has so many names that all together do not fit a processor's cache, once they
-are decoded, as a data set would not. Taking turns, each in a process of its own: segbench's batches; the same
-from a prepared cache; the same with colour and normalisation; the floor, which is the decoding of image and
-label and the resizing of windows as large, by the same libraries and nothing else; mmsegmentation's pipeline
-without and with its photometric step, with the allocator as it comes and, as segbench sets it, keeping what
-was freed (they need the extra `peers`). Prints the machine, the versions, milliseconds a sample of each
-round, and the ratios, round by round: median and quartiles.
+are decoded, as a data set would not. Taking turns, each in a process of its own:
+
+- segbench's batches, the same from a prepared cache, and "colour": the same and what is left to the device,
+  mirroring, colour and normalisation, up to what the model takes;
+- the floor: the decoding of image and label and the resizing of windows as large, by the same libraries;
+- mmsegmentation's pipeline without its photometric step, and "colour": with it and its data preprocessor,
+  which normalises; with the allocator as it comes and, as segbench sets it, keeping what was freed (they need
+  the extra `peers`).
+
+Prints the machine, the versions, milliseconds a sample of each round, and the ratios, round by round: median
+and quartiles.
 """
 
 from __future__ import annotations
@@ -51,7 +56,7 @@ def lay_out(pairs: Path, folder: Path) -> tuple[Path, int]:
 
 
 def batches(data: Path, colour: bool = False, cached: bool = False) -> tuple[Sample, int]:
-    """segbench's: a batch, written where the trainer takes it from; with its colours if asked."""
+    """segbench's: a batch, written where the trainer takes it from; if asked, as the model takes it."""
     import torch
 
     from bench.batches import Batches
@@ -75,43 +80,39 @@ def floor(data: Path) -> tuple[Sample, int]:
     """Decode both and resize the windows that `batches` shows, and nothing else."""
     import numpy as np
     import simplejpeg
-    from cykooz_resizer.rust_lib import PilImageWrapper, RustResizeOptions, RustResizer
-    from imagecodecs import png_decode
-    from PIL import Image
+    from cykooz_resizer.rust_lib import PilImageWrapper, RustResizer
+    from kornia_rs.io import decode_image_png_u8
 
-    from bench.dataset import as_picture, find_pairs
+    from bench.dataset import find_pairs
     from bench.streams import AUGMENT, stream
-    from bench.transform import DRAWS
+    from bench.transform import BILINEAR, DRAWS, NEAREST, see
 
     content = [[path.read_bytes() for path in pair] for pair in find_pairs(data, "training")]
-    target = as_picture(np.zeros((CROP, CROP, 4), np.uint8), "CMYK")
-    small = {}
-    boxes = []
+    boxes, into = [], {}
     for index in range(1000):
         draws = stream(0, AUGMENT, 0, index).random(DRAWS)
         side = round(CROP * (0.5 + 1.5 * draws[0]))
         extent = min(side, CROP)
         top, left = (int(draw * (side - extent + 1)) for draw in draws[2:4])
         boxes.append((side, extent, top, left))
-        small[extent] = as_picture(np.zeros((extent, extent, 4), np.uint8), "CMYK")
+        if extent not in into:
+            into[extent] = see(np.zeros((extent, extent, 4), np.uint8), np.zeros((extent, extent), np.uint8))
 
     def step(number: int) -> None:
         side, extent, top, left = boxes[number % 1000]
         image, png = content[number % NAMES]
-        pixels, label = simplejpeg.decode_jpeg(image, "RGBX"), as_picture(png_decode(png), "L")
-        width, height = label.width / side, label.height / side
-        box = (left * width, top * height, (left + extent) * width, (top + extent) * height)
-        label.resize((extent, extent), Image.Resampling.NEAREST, box)
-        options = RustResizeOptions().set_resize_alg(2, 2, 0).set_use_alpha(False)
-        options = options.set_crop_box(*box[:2], 0.999 * extent * width, 0.999 * extent * height)
-        into = target if extent == CROP else small[extent]
-        RustResizer().resize_pil(PilImageWrapper(as_picture(pixels, "CMYK")), PilImageWrapper(into), options)
+        pixels = simplejpeg.decode_jpeg(image, "RGBX")
+        pair = see(pixels, decode_image_png_u8(png, pixels.shape[:2], "mono")[:, :, 0])
+        width, height = pair[1].width / side, pair[1].height / side
+        box = left * width, top * height, 0.999 * extent * width, 0.999 * extent * height
+        for each, target, how in zip(pair, into[extent], (BILINEAR, NEAREST), strict=True):
+            RustResizer().resize_pil(PilImageWrapper(each), PilImageWrapper(target), how.set_crop_box(*box))
 
     return step, 1
 
 
 def mmsegmentation(data: Path, colour: bool) -> tuple[Sample, int]:
-    """Its training pipeline of ADE20K up to what its trainer is given."""
+    """Its training pipeline of ADE20K up to what its trainer is given, or with colour what its model is."""
     from unittest.mock import MagicMock
 
     for name in ("mmcv._ext", "mmcv.ops"):  # compiled operations, of which none is used
@@ -119,6 +120,7 @@ def mmsegmentation(data: Path, colour: bool) -> tuple[Sample, int]:
     warnings.simplefilter("ignore")
     import cv2
     from mmengine.dataset import Compose
+    from mmseg.models import SegDataPreProcessor
     from mmseg.utils import register_all_modules
 
     from bench.dataset import find_pairs
@@ -135,11 +137,16 @@ def mmsegmentation(data: Path, colour: bool) -> tuple[Sample, int]:
         {"type": "PackSegInputs"},
     ]
     pipeline = Compose(steps)
+    mean, deviation = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    preprocess = SegDataPreProcessor(mean, deviation, size=(CROP, CROP), bgr_to_rgb=True, seg_pad_val=255)
     paths = [(str(image), str(label)) for image, label in find_pairs(data, "training")]
 
     def step(number: int) -> None:
         image, label = paths[number % NAMES]
-        pipeline({"img_path": image, "seg_map_path": label, "reduce_zero_label": True, "seg_fields": []})
+        described = {"img_path": image, "seg_map_path": label, "reduce_zero_label": True, "seg_fields": []}
+        made = pipeline(described)
+        if colour:
+            preprocess({name: [each] for name, each in made.items()}, training=True)
 
     return step, 1
 
@@ -170,7 +177,7 @@ PACKAGES = (
     "numpy",
     "pillow",
     "simplejpeg",
-    "imagecodecs",
+    "kornia-rs",
     "cykooz-resizer",
     "mmsegmentation",
     "mmcv-lite",

@@ -89,7 +89,7 @@ def test_a_batch_has_the_shapes_and_types_it_says(dataset: Dataset) -> None:
     batch = batches(dataset).make(0)
     assert (batch.images.shape, batch.images.dtype) == ((4, CROP, CROP, 4), torch.uint8)
     assert (batch.labels.shape, batch.labels.dtype) == ((4, CROP, CROP), torch.uint8)
-    assert (batch.uniforms.shape, batch.places.shape) == ((4, 9), (4, 2))
+    assert (batch.uniforms.shape, batch.places.shape) == ((4, 9), (4, 3))
     assert set(batch.labels.unique().tolist()) <= {0, 1, 2, IGNORE}
 
 
@@ -98,7 +98,9 @@ def test_a_batch_goes_to_a_device_as_the_model_takes_it(dataset: Dataset) -> Non
     images, labels = batch.on(torch.device("cpu"))
     assert torch.equal(images, color(batch.images, batch.uniforms, batch.places))
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(labels, batch.labels.long())
+    for row, mirrored in enumerate(batch.places[:, 2].tolist()):
+        assert torch.equal(labels[row], batch.labels[row].flip(1 if mirrored else ()).long())
+    assert set(batch.places[:, 2].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as reference
 from bench import transform
 from bench.dataset import IGNORE
 from bench.streams import AUGMENT, stream
-from bench.transform import DRAWS, FILL, MEAN, STD, crop_sample, is_mixed, normalise, see
+from bench.transform import DRAWS, FILL, MEAN, STD, crop_sample, is_mixed, mirror, normalise, see
 
 SIZES = [(97, 61), (61, 97), (40, 40), (33, 150)]  # width, height
 
@@ -58,13 +58,24 @@ def ramp(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def cut(
+    image: Image.Image, label: np.ndarray, size: int, row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """Pixels of four bytes and label, not yet mirrored, and their row of places."""
+    out, out_label = np.full((size, size, 4), 77, np.uint8), np.full((size, size), 77, np.uint8)
+    place = crop_sample(*see(np.asarray(image.convert("RGBX")), label), size, row, out, out_label)
+    return out, out_label, torch.tensor([place])
+
+
 def crop(
     image: Image.Image, label: np.ndarray, size: int, row: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Pixels, label, first row and column of the picture, and its extent."""
-    out, out_label = np.full((size, size, 4), 77, np.uint8), np.full((size, size), 77, np.uint8)
-    first, extent = crop_sample(*see(np.asarray(image.convert("RGBX")), label), size, row, out, out_label)
-    return out[..., :3], out_label, first, extent
+    out, out_label, places = cut(image, label, size, row)
+    words, numbers = torch.from_numpy(out).view(torch.int32), torch.from_numpy(out_label)
+    pixels = mirror(words.view(1, size, size), places[:, 2]).view(size, size, 1).view(torch.uint8)
+    first, extent, _ = places[0].tolist()
+    return pixels.numpy()[..., :3], mirror(numbers[None], places[:, 2])[0].numpy(), first, extent
 
 
 def color(images: Tensor, uniforms: Tensor, places: Tensor) -> Tensor:
@@ -395,7 +406,7 @@ ADJUST: dict[str, Callable[[Tensor, float], Tensor]] = {
     "saturation": lambda x, change: reference.adjust_saturation(x, 1 + change),
     "hue": lambda x, change: reference.adjust_hue(x, change),
 }
-WHOLE = torch.tensor([[0, 20]])
+WHOLE = torch.tensor([[0, 20, 0]])
 
 
 def pictures(count: int = 1, size: int = 20) -> Tensor:
@@ -456,13 +467,11 @@ def test_the_transform_is_the_plain_one(size: tuple[int, int], smooth: bool) -> 
     image = ramp(size) if smooth else noise(size)
     for index in range(16):
         row = draws(index, epoch=size[0])
-        pixels, numbers, first, extent = crop(image, label, 33, row)
+        pixels, numbers, places = cut(image, label, 33, row)
+        made = transform.color(torch.from_numpy(pixels)[None], torch.tensor(row[None, -9:]).float(), places)
+        numbers = mirror(torch.from_numpy(numbers)[None], places[:, 2])[0].numpy()
         expected, expected_numbers = plainly(image, label, 33, row)
         assert (numbers != expected_numbers).mean() < 0.1  # a line or two of centres between two pixels
-        places = torch.tensor([[first, extent]])
-        made = color(
-            torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.tensor(row[None, -9:]).float(), places
-        )
         levels = 255 * (made[0] - expected).abs() * torch.tensor(STD).view(3, 1, 1)
         assert levels.mean() < 0.6
         assert levels.max() < 2 * 1.5 * 1.5 * 1.13 * 2
@@ -495,7 +504,7 @@ def test_a_window_is_mixed_where_no_class_has_three_quarters(size: int, share: f
 @pytest.mark.parametrize("late", [False, True])
 def test_without_a_step_colour_only_normalises(late: bool) -> None:
     images = pictures(3)
-    done = color(images, uniforms(late).expand(3, 9), WHOLE.expand(3, 2))
+    done = color(images, uniforms(late).expand(3, 9), WHOLE.expand(3, 3))
     assert torch.equal(done, normalise(images))
     assert torch.allclose(done, plain(images / 255), atol=1e-6)
 
@@ -527,7 +536,7 @@ def test_contrast_comes_before_saturation_and_hue_or_after_them(late: bool) -> N
 def test_each_picture_of_a_batch_has_its_own_changes() -> None:
     images = pictures(6)
     rows = torch.from_numpy(np.random.default_rng(3).random((6, 9), np.float32))
-    together = color(images, rows, WHOLE.expand(6, 2))
+    together = color(images, rows, WHOLE.expand(6, 3))
     for index in range(6):
         alone = color(images[index : index + 1], rows[index : index + 1], WHOLE)
         assert torch.allclose(together[index], alone[0], atol=1e-5)
@@ -539,7 +548,7 @@ def test_padding_is_untouched_and_does_not_touch_the_picture(first: int, extent:
     inside = (..., slice(first, first + extent), slice(first, first + extent))
     images[inside] = pictures(size=max(4, extent))[..., :extent, :extent]
     strengths = {"brightness": -0.9, "contrast": 0.8, "saturation": -0.7, "hue": 0.6}
-    done = color(images, uniforms(late=True, **strengths), torch.tensor([[first, extent]]))
+    done = color(images, uniforms(late=True, **strengths), torch.tensor([[first, extent, 0]]))
     expected = images[inside] / 255
     for name in ("brightness", "saturation", "hue", "contrast"):
         expected = ADJUST[name](expected, strengths[name] * SPREAD[name])
@@ -574,7 +583,9 @@ def test_half_of_the_samples_get_each_step_and_half_of_them_contrast_late() -> N
         for place, name in enumerate(STEPS):
             only = uniforms()
             only[0, 2 * place : 2 * place + 2] = row[2 * place : 2 * place + 2]
-            changed[name] += not torch.equal(color(images, only, torch.tensor([[0, 4]])), normalise(images))
+            changed[name] += not torch.equal(
+                color(images, only, torch.tensor([[0, 4, 0]])), normalise(images)
+            )
     assert all(75 < count < 125 for count in changed.values())
     assert 260 < int((rows[:, 8] < 0.5).sum()) < 340
 
@@ -604,7 +615,7 @@ def rows() -> Tensor:
 @pytest.fixture(scope="module")
 def factors(rows: Tensor) -> dict[str, np.ndarray]:
     """What each step did to each of many samples, as the change of its factor, from the colours alone."""
-    places = torch.tensor([[0, 3]]).expand(COLOURED, 2)
+    places = torch.tensor([[0, 3, 0]]).expand(COLOURED, 3)
     done = color(swatches().expand(COLOURED, 3, 3, 3), rows, places)
     x = (
         (done * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1))
@@ -649,7 +660,7 @@ def test_contrast_comes_late_in_half_of_the_samples(rows: Tensor) -> None:
     """Told from the pixels of a picture whose mean gray depends on its hue."""
     images = torch.tensor([[200, 40, 40], [90, 90, 90]], dtype=torch.uint8).T.reshape(1, 3, 1, 2)
     images = images.repeat(1, 1, 2, 1).expand(COLOURED, 3, 2, 2)
-    places = torch.tensor([[0, 2]]).expand(COLOURED, 2)
+    places = torch.tensor([[0, 2, 0]]).expand(COLOURED, 3)
     orders = [rows.clone() for _ in range(2)]
     orders[0][:, 8], orders[1][:, 8] = 0.7, 0.2
     found, early, late = (color(images, some, places) for some in (rows, *orders))
