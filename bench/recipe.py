@@ -7,6 +7,7 @@ must keep the mIoU.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,10 @@ def ladder(folder: Path | None = None) -> list[Recipe]:
     return placed
 
 
-def shipped() -> list[Recipe]:
+@functools.cache
+def shipped() -> tuple[Recipe, ...]:
     """The recipes of all shipped ladders, parents before children."""
-    return [rung for folder in LADDERS.values() for rung in ladder(assets.folder(folder))]
+    return tuple(rung for folder in LADDERS.values() for rung in ladder(assets.folder(folder)))
 
 
 def select(names: Iterable[str]) -> list[Recipe]:

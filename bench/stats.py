@@ -8,6 +8,7 @@ An effect that cannot be judged is never a verdict.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -311,6 +312,7 @@ def _quantile(share: float, freedom: int) -> float:
     return float(special.stdtrit(freedom, share))
 
 
+@functools.cache
 def _detectable(freedom: int, alpha: float) -> float:
     """The true difference, in true standard errors, that a two-sided t test at `alpha` finds with chance
     POWER: bisection on the noncentral t distribution."""

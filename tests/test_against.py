@@ -296,7 +296,8 @@ def command(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) ->
     fake_revision.commit(root)
     (tmp_path / "small.toml").write_text(small.WORKLOAD)
     monkeypatch.setenv("TMPDIR", str(temporary))
-    for name, value in (("SEGBENCH_CACHE", "cache"), ("PYTHONPATH", "checkout")):
+    places = {"SEGBENCH_CACHE": "cache", "PYTHONPATH": "checkout", "TORCHINDUCTOR_CACHE_DIR": "torch"}
+    for name, value in places.items():
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.chdir(root)
     small_one = str(tmp_path / "small.toml")

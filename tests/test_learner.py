@@ -145,7 +145,7 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(rung: str, traced: list[
 
 
 def test_the_warm_up_leaves_no_process_that_compiles(traced: list[Any]) -> None:
-    made, before = learner("07", compile=True), set(psutil.Process().children())
+    made, before = learner("00", compile=True), set(psutil.Process().children())
     AsyncCompile.process_pool()  # which a GPU would have asked for
     assert set(psutil.Process().children()) > before
     made.warm_up(Validation(4, 24, 12, 2, CPU))
@@ -157,7 +157,7 @@ def test_without_a_compiler_it_is_said_what_to_install(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    made = learner("07", compile=True)
+    made = learner("00", compile=True)
     with pytest.raises(BenchError, match=r"compile = true, and torch.compile does not work here: \S") as said:
         made.train_step(batch(made, 0), 0, 0.01)
     assert "install a C++ compiler" in said.value.hint

@@ -121,12 +121,12 @@ def test_the_ladder_of_speed_starts_from_rung_07_and_touches_system_alone() -> N
     assert [rung.parent for rung in rungs] == ["07-no-sync-bn", *(rung.name for rung in rungs[:-1])]
     assert all(rung.is_system for rung in rungs)
     assert [len(rung.changes) for rung in rungs[1:]] == [1, 1, 1]
-    assert recipe.shipped() == [*recipe.ladder(), *rungs]
+    assert recipe.shipped() == (*recipe.ladder(), *rungs)
     assert "compile" not in recipe.load("07").values["system"]
 
 
 def test_rungs_of_all_ladders_are_named_alike(tmp_path: Path) -> None:
-    assert [recipe.load(rung.name[:2]) for rung in recipe.shipped()] == recipe.shipped()
+    assert tuple(recipe.load(rung.name[:2]) for rung in recipe.shipped()) == recipe.shipped()
     mine = recipe.load(own(tmp_path, "mine", "extends = '12-compile'\ntitle = 'm'\n[optim]\nlr = 0.1\n"))
     assert mine.parent == "12-compile"
     with pytest.raises(BenchError, match="segbench ships a recipe named 12-compile with other values"):

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,18 @@ from tests.fake_data import Watcher as Bars
 from tests.fake_nvml import Card, FakeNvml, Time
 from tests.test_runner import Watcher
 
-LONG = 40  # epochs: two thirds are left when the first evaluation is told, which always is
+# Few steps, since those of devices that share their cores with other tests take long. Of the second most is
+# left when the first evaluation is told.
+SHORT = "[train]\nepochs = 3\n"
+LONG = "[train]\nepochs = 10\n[evaluation]\nevaluations = 20\n"
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_server() -> None:
+    """One that has imported torch: that of tests with a trainer without it would have every process do so."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -54,9 +64,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     """Plans of the small workload on two devices."""
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
 
-    def make(*parents: str, devices: int = 2, epochs: int | None = None) -> list[runner.Run]:
-        changes = {"workload": f"[train]\nepochs = {epochs}\n"} if epochs else {}
-        jobs = [small.job(tmp_path / parent, tmp_path, parent, **changes) for parent in parents]
+    def make(*parents: str, devices: int = 2, workload: str = SHORT) -> list[runner.Run]:
+        jobs = [small.job(tmp_path / parent, tmp_path, parent, workload=workload) for parent in parents]
         recipes = [replace(job.recipe, name=parent) for job, parent in zip(jobs, parents, strict=True)]
         return runner.plan(
             recipes,
@@ -103,10 +112,11 @@ def test_a_run_on_two_devices_is_recorded_once_and_scores_as_on_one(
 
 
 def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
-    plan: Callable[..., list[runner.Run]],
+    plan: Callable[..., list[runner.Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runner, "PEERS_S", 1.0)  # the other one waits in vain, however long it may
     parents = ("00-mmseg-baseline", "07-no-sync-bn")
-    runs, killed = plan(*parents, epochs=LONG), []
+    runs, killed = plan(*parents, workload=LONG), []
 
     def kill(news: progress.Progress) -> None:
         if news.phase == "checkpoint" and not killed:
@@ -119,7 +129,7 @@ def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
     assert (first.status, second.status) == ("failed", "finished")
     assert first.error == "device 1: killed by SIGKILL, perhaps for want of memory"
     assert record.read(first.job.folder)["error"] == first.error
-    [again, _] = runner.run(plan(*parents, epochs=LONG), Watcher()).outcomes
+    [again, _] = runner.run(plan(*parents, workload=LONG), Watcher()).outcomes
     assert again.status == "finished"
     assert (again.record or {})["resumed"] == 1
 
@@ -134,12 +144,12 @@ def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
             asked.append(news.step)
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = runner.run(plan("00-mmseg-baseline", epochs=LONG), Watcher(stop), patience_s=30)
+    stopped = runner.run(plan("00-mmseg-baseline", workload=LONG), Watcher(stop), patience_s=30)
     assert stopped.stopped
     assert [each.status for each in stopped.outcomes] == ["interrupted"]
     run = stopped.outcomes[0].record or {}
     assert run["steps_done"] >= asked[0]
-    [whole] = runner.run(plan("00-mmseg-baseline", epochs=LONG), Watcher()).outcomes
+    [whole] = runner.run(plan("00-mmseg-baseline", workload=LONG), Watcher()).outcomes
     assert (whole.status, (whole.record or {})["resumed"]) == ("finished", 1)
 
 
@@ -222,12 +232,12 @@ def test_a_stop_in_an_evaluation_ends_it_on_all_devices_and_it_is_made_anew(
 ) -> None:
     torch.set_num_threads(1)  # a pool of threads would not survive the forks
     pictures = small.data(tmp_path / "pictures")
-    whole, broken = (small.job(tmp_path / name, pictures) for name in ("whole", "broken"))
+    whole, broken = (small.job(tmp_path / name, pictures, workload=SHORT) for name in ("whole", "broken"))
     assert both([whole] * 2) == [("finished", 0), ("finished", 1)]
-    assert both([broken] * 2, struck=rank) == [("interrupted", 0), ("interrupted", 1)]
+    assert both([broken] * 2, rank, ("eval", 8)) == [("interrupted", 0), ("interrupted", 1)]
     run = record.read(broken.folder)
-    assert (run["status"], run["steps_done"]) == ("interrupted", 16)
-    assert [row["step"] for row in record.read_evals(broken.folder)] == [8]
+    assert (run["status"], run["steps_done"]) == ("interrupted", 8)
+    assert [row["step"] for row in record.read_evals(broken.folder)] == [4]
     assert both([broken] * 2) == [("finished", 0), ("finished", 1)]
     assert [each["per_class_iou"] for each in record.read_evals(broken.folder)] == [
         each["per_class_iou"] for each in record.read_evals(whole.folder)
