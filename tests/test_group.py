@@ -27,7 +27,6 @@ from bench.seat import Seat, on_this_machine
 
 CPU = torch.device("cpu")
 STEPS = 50
-CROP = 32  # smaller than that of `mini`: who computes what does not depend on it
 
 
 def together(devices: int, work: Callable[..., Any], *about: Any, apart: bool = False) -> list[Any]:
@@ -225,7 +224,7 @@ class Trained:
 
 def _train(group: Group, pictures: Path, rung: str, workers: int, double: bool, steps: int) -> Trained:
     how, mini = recipe.load(rung), workload.load("mini")
-    few = {**mini.values["train"], "data_workers": workers, "crop": CROP}
+    few = {**mini.values["train"], "data_workers": workers}
     work = workload.Workload(name="few", title="few", values={**mini.values, "train": few}, fingerprint="few")
     here = source.find(pictures, how, work, 3, CPU, group)
     learner = (_Double if double else Learner)(how, work, 3, CPU, None, group)
