@@ -24,8 +24,8 @@ from bench import (
     assets,
     duel,
     machine,
+    matrix,
     revision,
-    runner,
     scenes,
     stats,
     verification,
@@ -106,7 +106,7 @@ def _compare(
 def _prepare(question: Question, watch: Watch) -> str:
     """See that the question can be asked here, have its pictures ready, and say on which device."""
     work, data = question.workload, question.data
-    facts = runner.survey(question.recipes, work, data=data, weights=question.weights, device=question.device)
+    facts = matrix.survey(question.recipes, work, data=data, weights=question.weights, device=question.device)
     stages: dict[str, Tell] = {}
 
     def tell(what: str, unit: str, done: int, total: int) -> None:

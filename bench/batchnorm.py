@@ -78,6 +78,7 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
+    @np.errstate(all="ignore")  # what leaves the numbers ends the run, as everywhere, by its loss
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: Group
     ) -> tuple[Tensor, Array, Array]:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from bench.archive import Watch
     from bench.check import Comparison
     from bench.doctor import Line
+    from bench.matrix import Run
     from bench.prepare import Prepared
     from bench.recipe import Recipe
-    from bench.runner import Outcome, Result, Run
+    from bench.runner import Result
     from bench.seat import Seat
+    from bench.training import Outcome
 
 RESULTS = Path("results/local")
 REPORTS = Path("reports")
@@ -186,15 +188,15 @@ def run(
     """
     from rich.console import Console
 
-    from bench import progress, recipe, runner, workload
+    from bench import matrix, progress, recipe, runner, workload
 
     command = shlex.join(["segbench", *sys.argv[1:]])
     place = _find_seat(devices)
-    with runner.excused(place):
+    with matrix.excused(place):
         recipes = recipe.select(_listed(names))
         console = Console(stderr=True, quiet=place.rank > 0)
         with console.status("loading torch"):
-            plan = runner.plan(
+            plan = matrix.plan(
                 recipes,
                 workload.load(workload_name),
                 seeds,

@@ -44,10 +44,11 @@ from bench.device import examine, facts
 from bench.evaluate import Scored, Validation, score
 from bench.group import Group, joined
 from bench.learner import Learner
+from bench.matrix import Job
 from bench.meeting import excuse
 from bench.pretrained import find as find_weights
+from bench.progress import Progress
 from bench.recipe import dump as dump_recipe
-from bench.runner import Job, Progress
 from bench.steps import Steps
 
 __all__ = ["Interrupted", "examine", "excuse", "facts", "find_weights", "ready", "train"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import progress, recipe, runner, workload
+from bench import matrix, progress, recipe, runner, workload
 from bench.seat import Seat
 
 
@@ -58,7 +58,7 @@ def speed(name: str, devices: int, chosen: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as folder:
         how = recipe.load(name)
         seat = Seat(devices=devices, local_devices=devices)
-        plan = runner.plan([how], short, 1, Path(folder), seat=seat)
+        plan = matrix.plan([how], short, 1, Path(folder), seat=seat)
         display = progress.display(Console(quiet=True), [how.name], range(1))
         [outcome] = runner.run(plan, display).outcomes
     if outcome.record is None or outcome.status != "finished":

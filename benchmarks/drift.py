@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import progress, recipe, runner, workload
+from bench import matrix, progress, recipe, runner, workload
 from bench.seat import Seat
 
 
@@ -62,7 +62,7 @@ def train(name: str, devices: int, seeds: int, epochs: int) -> list[dict[str, An
     values = {**mini.values, "train": {**mini.values["train"], "epochs": epochs}}
     work = replace(mini, values=values, fingerprint=f"epochs-{epochs}")
     with tempfile.TemporaryDirectory() as folder:
-        plan = runner.plan(
+        plan = matrix.plan(
             [how], work, seeds, Path(folder), seat=Seat(devices=devices, local_devices=devices)
         )
         display = progress.display(Console(quiet=True), [how.name], range(seeds))

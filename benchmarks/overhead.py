@@ -25,7 +25,8 @@ import torch
 from bench import device, model, optim, pretrained, recipe, record, replicas, scenes, workload
 from bench.batches import Batches
 from bench.dataset import Dataset
-from bench.runner import Job, Progress
+from bench.matrix import Job
+from bench.progress import Progress
 from bench.train import facts, train
 
 

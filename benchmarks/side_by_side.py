@@ -21,7 +21,7 @@ from pathlib import Path
 from overhead import make_job
 
 from bench import record
-from bench.runner import Job
+from bench.matrix import Job
 from bench.train import train
 
 

@@ -1,8 +1,7 @@
 """A trainer without torch: what a run does is the title of its recipe; "a|b": one device does a, the next b.
 
-It keeps the contract that `bench.runner` and `bench.doctor` have with `bench.train`: `facts`, `examine`,
-`find_weights`, `ready`, `train`, `Interrupted`, and a record that has its last word before an exception
-leaves `train`.
+It keeps the contract that the half without torch has with `bench.train`: `facts`, `examine`, `find_weights`,
+`ready`, `train`, `Interrupted`, and a record that has its last word before an exception leaves `train`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import BenchError, dataset, record
+from bench.matrix import Job
 from bench.progress import Progress
-from bench.runner import Job
 
 STEPS = 20
 

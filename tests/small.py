@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from bench import recipe, record, scenes, workload
-from bench.runner import Job
+from bench.matrix import Job
 
 WORKLOAD = """
 extends = "mini"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import against, assets, bulletin, recipe, revision, runner, stats, workload
+from bench import against, assets, bulletin, matrix, recipe, revision, stats, workload
 from bench.against import Question
 from bench.check import Comparison
 from bench.duel import Pair
@@ -147,7 +147,7 @@ def checkout(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -
     fake_revision.commit(root)
     real = revision.here
     monkeypatch.setattr(revision, "here", lambda: real(root / "bench"))
-    monkeypatch.setattr(runner, "survey", lambda *_, **options: {"device": "cpu"})
+    monkeypatch.setattr(matrix, "survey", lambda *_, **options: {"device": "cpu"})
     monkeypatch.setattr(against.scenes, "ensure", lambda *_: None)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     yield root

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import BenchError, __version__, cli, doctor, prepare, record, runner
+from bench import BenchError, __version__, cli, doctor, matrix, prepare, record, runner, training
 from bench.archive import Watch
 from tests import fake_train, small
 
@@ -32,7 +32,7 @@ TRAINER = "tests.fake_train"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, with a workload of pictures and a trainer without torch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "plan", functools.partial(runner.plan, trainer=TRAINER))
+    monkeypatch.setattr(matrix, "plan", functools.partial(matrix.plan, trainer=TRAINER))
     monkeypatch.setattr(runner, "run", functools.partial(runner.run, trainer=TRAINER))
     (tmp_path / "photographs.toml").write_text(
         'extends = "mini"\ntitle = "photographs"\n'
@@ -228,7 +228,7 @@ def test_the_exit_code_is_that_of_the_error(monkeypatch: pytest.MonkeyPatch, pla
     def fail(*_: Any, **__: Any) -> None:
         raise BenchError("nothing to judge", "train something", code=4)
 
-    monkeypatch.setattr(runner, "plan", fail)
+    monkeypatch.setattr(matrix, "plan", fail)
     done = call("run")
     assert (done.exit_code, done.stderr) == (4, "Error: nothing to judge\nHint: train something\n")
 
@@ -237,7 +237,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, place: Path)
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(runner, "plan", fail)
+    monkeypatch.setattr(matrix, "plan", fail)
     assert isinstance(call("run").exception, ZeroDivisionError)
 
 
@@ -245,7 +245,7 @@ def test_an_interrupt_before_training_exits_with_130(monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "plan", fail)
+    monkeypatch.setattr(matrix, "plan", fail)
     done = call("run")
     assert done.exit_code == 130
     assert done.stderr.strip() == "Interrupted."
@@ -330,7 +330,7 @@ def test_a_diverged_run_is_a_result(place: Path) -> None:
 
 
 def test_a_run_left_to_another_segbench_is_missing(place: Path) -> None:
-    lock = runner.Lock.take(place / "results/local/photographs/one/seed-0")
+    lock = training.Lock.take(place / "results/local/photographs/one/seed-0")
     assert lock is not None
     try:
         done = train(place, "one", "two")
@@ -345,10 +345,10 @@ def test_a_run_left_to_another_segbench_is_missing(place: Path) -> None:
 
 SCRIPT = f"""
 import functools, sys
-from bench import runner
+from bench import matrix, runner
 from bench.cli import main
 if __name__ == "__main__":
-    runner.plan = functools.partial(runner.plan, trainer="{TRAINER}")
+    matrix.plan = functools.partial(matrix.plan, trainer="{TRAINER}")
     runner.run = functools.partial(runner.run, trainer="{TRAINER}")
     sys.exit(main())
 """

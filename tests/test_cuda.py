@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from bench import batchnorm, device, group, recipe, record, source, train, workload
 from bench.group import ALONE, Group
 from bench.learner import Learner
+from bench.matrix import Job
 from bench.optim import learning_rate
-from bench.runner import Job
 from bench.seat import Seat
 from bench.steps import Steps
 from bench.workload import Workload

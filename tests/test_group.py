@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
@@ -20,7 +21,7 @@ from bench import batchnorm, recipe, scenes, source, workload
 from bench.batches import Batch
 from bench.group import Group, joined
 from bench.learner import Learner
-from bench.mailbox import ROOM, Mailbox
+from bench.mailbox import ROOM, Array, Mailbox
 from bench.model import DeepLab
 from bench.optim import learning_rate
 from bench.seat import Seat, on_this_machine
@@ -194,6 +195,21 @@ def test_a_synchronised_layer_that_evaluates_talks_to_nobody() -> None:
     net = batchnorm.synchronise(_net(), Group(0, 2), CPU).eval()  # there is no group to talk to
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     assert torch.equal(net(images), _net().eval()(images))
+
+
+class Twice(Group):
+    """Two devices that say the same."""
+
+    def collect(self, packet: Array) -> Array:
+        return np.stack([packet, packet])
+
+
+def test_a_layer_passes_on_what_has_left_the_numbers_and_says_nothing_of_it() -> None:
+    layer = batchnorm.synchronise(nn.Sequential(nn.BatchNorm2d(2)), Twice(0, 2), CPU)
+    out = layer(torch.tensor([[[[1e30, -1e30]], [[1.0, 3.0]]]], requires_grad=True))
+    out.sum().backward()
+    assert not (out[0, 0].abs() > 0.9).any()  # a variance beyond float32
+    torch.testing.assert_close(out[0, 1], torch.tensor([[-1.0, 1.0]]), atol=1e-4, rtol=0)
 
 
 # The promise

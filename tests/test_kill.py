@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench import checkpoint, learner, record, train
-from bench.runner import Job
+from bench.matrix import Job
 from tests import small
 
 FORK = multiprocessing.get_context("fork")

@@ -19,7 +19,7 @@ LAYERS = """
     | __main__ cli
     train artifacts probe \
         | report figures curves mistakes gallery timelines labels ink tables arrival contrasts ladder \
-        bulletin sheet against check runner progress doctor prepare duel revision
+        bulletin sheet against check runner training matrix progress doctor prepare duel revision
     source learner batchnorm group meeting noise evaluate steps batches replicas transform pretrained model \
         operators optim checkpoint device \
         | server vitals verification machines machine nvml cache dataset download draft archive scenes \

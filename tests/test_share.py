@@ -30,20 +30,22 @@ from bench import (
     device,
     machine,
     machines,
+    matrix,
     prepare,
     progress,
     record,
     runner,
     train,
+    training,
 )
 from bench.mailbox import Mailbox
+from bench.matrix import Job
 from bench.progress import Progress
-from bench.runner import Job
 from bench.seat import Seat
 from tests import small
 from tests.fake_data import Watcher as Bars
+from tests.fake_matrix import Watcher
 from tests.fake_nvml import Card, FakeNvml, Time
-from tests.test_runner import Watcher
 
 # Few steps, since those of devices that share their cores with other tests take long. Of the second most is
 # left when the first evaluation is told.
@@ -60,14 +62,14 @@ def _own_server() -> None:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[runner.Run]]:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[matrix.Run]]:
     """Plans of the small workload on two devices."""
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path / "cache"))
 
-    def make(*parents: str, devices: int = 2, workload: str = SHORT) -> list[runner.Run]:
+    def make(*parents: str, devices: int = 2, workload: str = SHORT) -> list[matrix.Run]:
         jobs = [small.job(tmp_path / parent, tmp_path, parent, workload=workload) for parent in parents]
         recipes = [replace(job.recipe, name=parent) for job, parent in zip(jobs, parents, strict=True)]
-        return runner.plan(
+        return matrix.plan(
             recipes,
             jobs[0].workload,
             1,
@@ -91,7 +93,7 @@ def trainers(folder: Path) -> list[psutil.Process]:
 
 
 def test_a_run_on_two_devices_is_recorded_once_and_scores_as_on_one(
-    plan: Callable[..., list[runner.Run]],
+    plan: Callable[..., list[matrix.Run]],
 ) -> None:
     parents = ("00-mmseg-baseline", "07-no-sync-bn")
     runs = {devices: runner.run(plan(*parents, devices=devices), Watcher()).outcomes for devices in (1, 2)}
@@ -112,9 +114,9 @@ def test_a_run_on_two_devices_is_recorded_once_and_scores_as_on_one(
 
 
 def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
-    plan: Callable[..., list[runner.Run]], monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., list[matrix.Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "PEERS_S", 1.0)  # the other one waits in vain, however long it may
+    monkeypatch.setattr(training, "PEERS_S", 1.0)  # the other one waits in vain, however long it may
     parents = ("00-mmseg-baseline", "07-no-sync-bn")
     runs, killed = plan(*parents, workload=LONG), []
 
@@ -135,7 +137,7 @@ def test_a_device_that_is_killed_ends_the_run_and_not_the_matrix(
 
 
 def test_a_stop_saves_on_all_devices_at_one_step_and_the_run_goes_on(
-    plan: Callable[..., list[runner.Run]],
+    plan: Callable[..., list[matrix.Run]],
 ) -> None:
     asked: list[int] = []
 
@@ -352,7 +354,7 @@ def test_a_run_that_diverges_on_several_machines_ends_on_all(spread: Job, tmp_pa
 
 @pytest.mark.parametrize("devices", [3, 5, 16])
 def test_devices_that_do_not_divide_the_replicas_are_refused(
-    plan: Callable[..., list[runner.Run]], devices: int
+    plan: Callable[..., list[matrix.Run]], devices: int
 ) -> None:
     with pytest.raises(BenchError, match=f"--devices {devices} do not divide the 2 replicas") as caught:
         plan("00-mmseg-baseline", devices=devices)

@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 
 from bench import BenchError, checkpoint, dataset, prepare, record
-from bench.runner import Job, Progress
+from bench.matrix import Job
+from bench.progress import Progress
 from bench.train import Interrupted, _compare, ready, train
 from tests import small
 from tests.fake_data import Watcher
