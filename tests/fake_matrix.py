@@ -1,4 +1,4 @@
-"""What tests of a matrix share: a trainer without torch, recipes for it, a display that keeps what it hears."""
+"""What tests of a matrix share: recipes for a trainer without torch, a display that keeps what it hears."""
 
 from __future__ import annotations
 

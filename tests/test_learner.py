@@ -38,13 +38,16 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """torch.compile traces as ever, and calls torch's operators instead of writing C++; what it was given."""
+def traced(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[Any]:
+    """torch.compile traces as ever, and calls torch's operators instead of writing C++; what it was given.
+
+    With "aot_eager" for its parameter it traces the backward pass, too, which takes twice as long.
+    """
     given: list[Any] = []
 
     def trace(module: Any, **options: Any) -> Any:
         given.append(module)
-        return original(module, backend="aot_eager", **options)
+        return original(module, backend=getattr(request, "param", "eager"), **options)
 
     original = torch.compile
     monkeypatch.setattr(torch, "compile", trace)
@@ -74,6 +77,7 @@ def learned(made: Learner) -> tuple[list[float], torch.Tensor]:
 
 
 @RUNGS
+@pytest.mark.parametrize("traced", ["aot_eager"], indirect=True)
 def test_a_compiled_step_learns_the_same(rung: str, traced: list[Any]) -> None:
     plain, compiled = learned(learner(rung)), learned(learner(rung, compile=True))
     assert len(traced) == 1, "only the second"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pynvml
 import pytest
 import torch
@@ -324,8 +324,8 @@ def test_a_data_worker_that_is_killed_is_named_and_the_run_can_go_on(
 
     def kill(progress: Progress) -> None:
         if progress.step >= 9:
-            for child in psutil.Process().children():
-                child.kill()
+            for worker in multiprocessing.active_children():
+                worker.kill()
 
     with pytest.raises(BenchError, match="a process that prepares batches has died") as caught:
         train(job, kill)
