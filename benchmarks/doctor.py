@@ -16,65 +16,64 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import random
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from step import FACTS, Training
 
 from bench import device, doctor, recipe, workload
 
 CHECKS = ("load", "steal", "kernel")
-SLICE_S = 0.1  # in which a program that wants a part of a core works first and sleeps then
+SLICE_S = "0.1"  # in which a program that wants a part of a core works first and sleeps then
 NOTHING = "nothing"
 
 
-def spin(share: float) -> None:
-    """Want `share` of a core for ever."""
-    while True:
-        began = time.perf_counter()
-        while time.perf_counter() < began + share * SLICE_S:
-            pass
-        time.sleep((1 - share) * SLICE_S)
-
-
-def move() -> None:
-    """Copy what fits into no cache, for ever."""
-    here, there = np.ones(2**24), np.empty(2**24)
-    while True:
-        np.copyto(there, here)
-
-
-DISTURBANCES: dict[str, tuple[Any, ...]] = {
+# Programs, in processes that import nothing of ours, which would be a load of its own.
+SPIN = """
+import sys, time
+share, slice_s = map(float, sys.argv[1:])
+while True:
+    began = time.perf_counter()
+    while time.perf_counter() < began + share * slice_s:
+        pass
+    time.sleep((1 - share) * slice_s)
+"""
+MOVE = """
+import numpy
+here, there = numpy.ones(2**24), numpy.empty(2**24)
+while True:
+    numpy.copyto(there, here)
+"""
+DISTURBANCES: dict[str, tuple[str, ...]] = {
     NOTHING: (),
-    "a tenth of a core": (spin, 0.1),
-    "half a core": (spin, 0.5),
-    "a core": (spin, 1.0),
-    "a core that moves memory": (move,),
+    "a tenth of a core": (SPIN, "0.1", SLICE_S),
+    "half a core": (SPIN, "0.5", SLICE_S),
+    "a core": (SPIN, "1.0", SLICE_S),
+    "a core that moves memory": (MOVE,),
 }
 
 
 @contextlib.contextmanager
-def disturbed(by: Sequence[Any]) -> Iterator[None]:
+def disturbed(by: Sequence[str]) -> Iterator[None]:
     """Within, another program runs beside this one."""
     if not by:
         yield
         return
-    other = multiprocessing.get_context("spawn").Process(target=by[0], args=by[1:], daemon=True)
-    other.start()
+    other = subprocess.Popen([sys.executable, "-c", *by])
     time.sleep(1.0)  # until it has started
     try:
         yield
     finally:
         other.kill()
-        other.join()
+        other.wait()
 
 
 def main() -> None:
