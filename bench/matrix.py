@@ -112,7 +112,7 @@ def plan(
         _check_cache(cache, workload, data)
     server.start(trainer)  # imports torch while the records are read
     for recipe, seed in order(recipes, seeds):
-        read(record.run_folder(results, workload.name, recipe.name, seed))
+        find_record(record.run_folder(results, workload.name, recipe.name, seed))
     facts = {
         **survey(recipes, workload, data=data, weights=weights, device=device, seat=seat, trainer=trainer),
         **_settings(workload, deterministic),
@@ -200,7 +200,7 @@ def _check_devices(workload: Workload, devices: int) -> None:
         )
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def find_record(folder: Path) -> dict[str, Any] | None:
     """The record in `folder`, None where none was begun. BenchError: it cannot be read."""
     if (folder / "run.json").exists():
         return record.read(folder)
@@ -211,7 +211,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def look(job: Job) -> Run:
     """What is to be done about a run, from its record. BenchError: the record is of something else."""
-    found = read(job.folder)
+    found = find_record(job.folder)
     if found is None:
         return Run(job, "train", None)
     for name, wanted in identity(job).items():
@@ -298,8 +298,7 @@ def excused(seat: Seat, trainer: str = TRAINER) -> Iterator[None]:
         yield
     except BenchError as error:
         if seat.launched:
-            with contextlib.suppress(
-                BenchError, RuntimeError
-            ):  # what ends this process is said, whatever else fails
+            # what ends this process is said, whatever else fails
+            with contextlib.suppress(BenchError, RuntimeError):
                 server.ask(server.start(trainer), trainer, "excuse", seat, error.message)
         raise

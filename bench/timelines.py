@@ -148,12 +148,13 @@ def _panels(sensed: Sensed, column: str, label: str, top: float | None = None) -
     return figure, "One run a rung. Shaded: evaluations."
 
 
-# How the devices of a run make one curve, and the rows of a stretch of time one point of it.
+# How the devices of a run make one curve, and whether its points are the peaks of stretches of time.
 TOGETHER: Mapping[str, tuple[Callable[..., Any], bool]] = {
     "busy_pct": (np.nanmean, False),
     "memory_mib": (np.nanmax, True),
     "power_w": (np.nansum, False),
 }
+OF_PROCESSES = {"memory_mib": np.nansum}  # where the devices are machines
 
 
 def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
@@ -182,6 +183,8 @@ def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
     lengths = [np.diff(ends[part], prepend=0.0) for part in parts]
     for name, values in known.items():
         together, peak = TOGETHER[name]
+        if chosen == processors:
+            together = OF_PROCESSES.get(name, together)
         each = [bins.put(ends[p], span, values[p], peak) for p, span in zip(parts, lengths, strict=True)]
         curve = np.array(each)
         there = np.isfinite(curve).any(0)

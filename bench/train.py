@@ -57,6 +57,7 @@ CHECKPOINT_S = 300.0  # where evaluations are further apart
 TELL_S = 0.25
 ASK_STEPS, ASK_S = 8, 1.0  # over several devices: at most, between two questions whether to save or stop
 MOVED = "it was resumed on another number of machines"
+UNSAID = "the run ended before all its machines could say what they had measured"
 SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
 
 Said = TypeVar("Said")
@@ -145,7 +146,7 @@ class Run:
         BenchError: the devices would not train the same.
         """
         job, self.group = self.job, group
-        same = ("torch", "segbench_version", "git_commit")
+        same = ("torch", "segbench_version", "git_commit", "gpu")
         told = {**self.checkpoint_of, **{name: job.facts[name] for name in same}}
         told |= {"data_cache": job.cache is not None, "step": self._saved["step"]}
         _compare(group.gather(told))
@@ -223,7 +224,8 @@ class Run:
         self.moved = begun and (saved.get("moved", False) or was != self.layout)
         at_checkpoint = {"t": states[0]["t"]} if begun else None
         if begun and self.group.leads:
-            for path in machines.all_rows(folder)[len(ranks) :]:  # of machines that are no more
+            known = [machines.rows(folder, each) for each in range(len(ranks))]
+            for path in set(machines.all_rows(folder)) - set(known):  # of machines that are no more
                 machine.open_rows(path, states[0]["t"]).close()
         self.telemetry: machine.Telemetry | machine.NoTelemetry = machine.NoTelemetry()
         if job.seat.local_rank == 0:
@@ -311,7 +313,10 @@ class Run:
         """Have what each machine has measured until now; those of several come here at the same step."""
         own = self.telemetry.summary()
         host, devices = platform.node(), self.job.seat.local_devices
-        self.reports = self._of_machines(own and machines.Report(host, devices, own))
+        self.reports, self.heard_at = (
+            self._of_machines(own and machines.Report(host, devices, own)),
+            self.step,
+        )
 
     def _of_machines(self, own: Said | None) -> list[Said]:
         """What each machine says; `own`: what this device says for its own, if it is the first there."""
@@ -468,6 +473,9 @@ class Run:
         if len(self.layout) == 1:  # of several, what they have last said, all at one step
             self.hear()
         hardware, reasons, warnings = machines.combine(self.reports)
+        if self.step > self.heard_at:
+            unsaid = [name for name, reason in reasons.items() if machine.NO_SAMPLE in reason]
+            reasons |= dict.fromkeys(unsaid, UNSAID)
         if self.moved:  # their sums do not go on where they were begun
             hardware, reasons = {}, dict.fromkeys(hardware, MOVED)
         if self.source.fingerprint is None:

@@ -156,8 +156,7 @@ def begin(job: Job, context: ForkServerContext, trainer: str, display: Display) 
     """Lock the run's folder and start its process; or what became of the run instead."""
     try:
         if job.seat.rank:  # the first device keeps lock and record
-            try:
-                # for the log; the first may not have come so far
+            try:  # for the log; the first may not have come so far
                 job.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise record.unwritable(job.folder, error) from error
@@ -186,7 +185,7 @@ def _settle(
 ) -> Outcome:
     """What became of a run whose processes have ended; finishes the record where they could not."""
     job = look.job
-    found = matrix.read(job.folder)
+    found = matrix.find_record(job.folder)
     lost = _find_lost(codes, last_words)
     last_word = last_words.get(lost)
     ended = found if found != look.record and found is not None and found["status"] != "running" else None

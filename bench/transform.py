@@ -126,9 +126,8 @@ def _resize(
 ) -> None:
     """Pillow's filter over `box`, within rounding, by a library that uses vector instructions."""
     left, top, right, bottom = box
-    across, down = min(right - left, picture.width - left), min(bottom - top, picture.height - top)
-    target = PilImageWrapper(as_picture(out, picture.mode))
-    RESIZER.resize_pil(PilImageWrapper(picture), target, how.set_crop_box(left, top, across, down))
+    window = how.set_crop_box(left, top, right - left, bottom - top)
+    RESIZER.resize_pil(PilImageWrapper(picture), PilImageWrapper(as_picture(out, picture.mode)), window)
 
 
 def mirror(planes: Tensor, mirrored: Tensor) -> Tensor:

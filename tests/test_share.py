@@ -345,6 +345,17 @@ def test_a_machine_that_is_lost_leaves_what_all_have_said_last(spread: Job) -> N
     assert record.read(spread.folder)["gpu_energy_kj"] == pytest.approx(run["gpu_energy_kj"])
 
 
+def test_where_a_machine_is_lost_before_all_have_said_anything_the_record_says_so(
+    spread: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_S", 1e6)
+    monkeypatch.setattr(train, "TELL_S", 0.0)
+    assert both([spread] * 2, 1, ("train", 3), signal.SIGKILL, cards()) == [("left alone", 0)]
+    run = record.read(spread.folder)
+    assert (run["status"], run["checkpoints"]) == ("failed", 0)
+    assert run["unmeasured"]["gpu_energy_kj"] == run["unmeasured"]["cpu_busy_pct"] == train.UNSAID
+
+
 def test_a_run_that_diverges_on_several_machines_ends_on_all(spread: Job, tmp_path: Path) -> None:
     job = small.job(tmp_path / "wild", spread.data or tmp_path, "07-no-sync-bn", optim="lr = 1e30")
     assert both([job] * 2, cards=cards()) == [("finished", 0), ("finished", 1)]

@@ -69,6 +69,15 @@ def test_devices_of_several_machines_make_one_curve(rung: Rung) -> None:
     assert told.curves["power_w"][1] == pytest.approx([400, 400])
 
 
+def test_memory_of_processes_on_several_machines_adds_up(rung: Rung) -> None:
+    (rung.runs[0].folder / "telemetry-1.csv").write_text(HEAD + "1,train,cpu,40,300,\n2,train,cpu,50,200,\n")
+    told = sense(rung, "1,train,cpu,80,500,\n2,train,cpu,90,600,\n")
+    assert told is not None
+    assert told.device == "CPU"
+    assert told.curves["busy_pct"][1] == pytest.approx([60, 70])
+    assert told.curves["memory_mib"][1] == pytest.approx([800, 800])
+
+
 def test_evaluations_are_spans_of_time(rung: Rung) -> None:
     told = sense(rung, "1,train,cpu,90,,\n1.5,eval,cpu,50,,\n3,train,cpu,90,,\n")
     assert told is not None
