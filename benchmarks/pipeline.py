@@ -10,8 +10,8 @@ are decoded, as a data set would not. Taking turns, each in a process of its own
   mirroring, colour and normalisation, up to what the model takes;
 - the floor: the decoding of image and label and the resizing of windows as large, by the same libraries;
 - mmsegmentation's pipeline without its photometric step, and "colour": with it and its data preprocessor,
-  which normalises. It keeps the ratio of a picture, which segbench does not, and so resizes more of one. With the allocator as it comes and, as segbench sets it, keeping what was freed (they need
-  the extra `peers`).
+  which normalises; with the allocator as it comes and, as segbench sets it, keeping what was freed (they need
+  the extra `peers`). It keeps the ratio of a picture, which segbench does not, and resizes all of it.
 
 Prints the machine, the versions, milliseconds a sample of each round, and the ratios, round by round: median
 and quartiles.

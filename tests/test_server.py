@@ -1,4 +1,4 @@
-"""Processes that have torch, where torch does not load. How they are asked is in test_matrix.py and others."""
+"""Processes that have torch, where torch does not load. How they are asked is in test_matrix.py."""
 
 from __future__ import annotations
 
