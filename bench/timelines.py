@@ -154,7 +154,7 @@ TOGETHER: Mapping[str, tuple[Callable[..., Any], bool]] = {
     "memory_mib": (np.nanmax, True),
     "power_w": (np.nansum, False),
 }
-OF_PROCESSES = {"memory_mib": np.nansum}  # where the devices are machines
+OF_PROCESSES: Mapping[str, Callable[..., Any]] = {"memory_mib": np.nansum}  # where the devices are machines
 
 
 def _telemetry(run: Run, points: int = 240) -> Telemetry | None:
