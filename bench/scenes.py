@@ -33,26 +33,6 @@ CLASSES: tuple[str, ...] = (
     "sky", "hill", "building", "road", "grass", "tree", "water", "car", "person", "boat", "sign", "animal",
 )  # fmt: skip
 
-PALETTE: Pixels = np.array(
-    [
-        (0, 0, 0),  # other
-        (156, 206, 240),  # sky
-        (138, 112, 92),  # hill
-        (186, 74, 58),  # building
-        (88, 88, 96),  # road
-        (154, 208, 92),  # grass
-        (26, 96, 44),  # tree
-        (36, 84, 176),  # water
-        (232, 70, 160),  # car
-        (252, 206, 62),  # person
-        (250, 250, 250),  # boat
-        (255, 132, 28),  # sign
-        (84, 28, 112),  # animal
-    ],
-    np.uint8,
-)
-"""The colours in which labels are shown, uint8 (13, 3), by label."""
-
 Progress = Callable[[int, int], None]  # scenes done, scenes in all
 
 

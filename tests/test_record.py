@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,12 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 # The declaration
+
+
+def test_the_page_on_records_is_that_of_the_declaration() -> None:
+    root = Path(__file__).parents[1]
+    page = runpy.run_path(str(root / "scripts/describe_record.py"))["page"]()
+    assert (root / "RECORD.md").read_text(encoding="utf-8") == page, "python scripts/describe_record.py"
 
 
 @pytest.mark.parametrize("field", record.FIELDS, ids=lambda field: field.name)

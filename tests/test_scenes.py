@@ -126,15 +126,6 @@ def test_a_mirrored_brush_mirrors_the_shape() -> None:
     assert np.abs(masks[0].sum() - masks[1].sum()) < 12
 
 
-def test_the_palette_tells_classes_apart_by_colour_and_by_lightness() -> None:
-    palette = scenes.PALETTE.astype(float)
-    assert palette.shape == (len(scenes.CLASSES) + 1, 3)
-    distance = np.linalg.norm(palette[:, None] - palette[None], axis=2)
-    lightness = np.sort(palette @ [0.299, 0.587, 0.114])
-    assert distance[~np.eye(13, dtype=bool)].min() > 55
-    assert np.diff(lightness).min() > 2
-
-
 # Files
 
 
