@@ -71,7 +71,7 @@ def examine(
         return [Line("device", "fail", error.message, error.hint), installed, *host]
     gpus = [_driver(seen), *_cards(seen)] if seen["facts"]["device"] == "cuda" else []
     return [
-        _device(seen, device),
+        _device(seen, device, work),
         _built_alike(seen, installed),
         *gpus,
         host[0],
@@ -165,11 +165,18 @@ def _built_alike(seen: Mapping[str, Any], installed: Line) -> Line:
     return Line("torch", "ok", f"{installed.found}{with_cuda}")
 
 
-def _device(seen: Mapping[str, Any], wanted: str) -> Line:
+def _device(seen: Mapping[str, Any], wanted: str, work: Workload) -> Line:
     facts = seen["facts"]
     if facts["device"] == "cuda":
         return Line("device", "ok", f"{facts['device_count']} x {facts['gpu']}")
     found = f"cpu: {facts['cpu'] or 'unknown processor'}, {facts['cores']} cores"
+    if (precision := work.values["system"]["precision"]) != "float32":
+        return Line(
+            "device",
+            "fail",
+            f"{found}; {work.name} trains in {precision}, which a CPU does not",
+            'use a machine with a GPU, or state precision = "float32" in a workload of your own',
+        )
     gpus = nvml.count() if wanted == "auto" else 0
     if gpus:
         return Line(

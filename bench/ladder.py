@@ -62,8 +62,8 @@ class Rung:
 
     @property
     def label(self) -> str:
-        """Number and title, for people."""
-        return f"{self.short} {self.recipe.title}"
+        """Number and title, for people; the name alone where it has no number."""
+        return self.name if self.short == self.name else f"{self.short} {self.recipe.title}"
 
     @property
     def timed(self) -> list[Run]:

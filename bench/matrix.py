@@ -69,6 +69,9 @@ class Job:
         return self.folder / "log.txt"
 
 
+# What its owner has changed where a record of one name differs in such a field.
+FILES = {"recipe_fingerprint": "recipe", "workload_fingerprint": "workload"}
+
 Action = Literal["train", "resume", "retry", "skip"]
 
 
@@ -217,6 +220,12 @@ def look(job: Job) -> Run:
     for name, wanted in identity(job).items():
         if found[name] == wanted or (found[name] is None and found["status"] == "failed"):
             continue  # a run may fail before it knows its machine
+        if file := FILES.get(name):
+            raise BenchError(
+                f"{job.folder} holds a run of before the {file} changed: {name} {_show(found[name])}, now "
+                f"{_show(wanted)}",
+                f"give the {file} file another name to keep both, or move that folder away",
+            )
         raise BenchError(
             f"{job.folder} holds another run: its {name} is {_show(found[name])}, now it is {_show(wanted)}",
             f"keep both with --results {_free(job.results)}, or move that folder away",

@@ -282,12 +282,13 @@ def _explain(found: Contrasts) -> str:
     if not spread.freedom:
         return "A single seed shows no spread: there is no interval and no verdict.\n"
     family = (
-        f"The {count} contrasts of this page that can be judged are one family: Holm's correction keeps the "
-        "chance of any false better or worse below 5 %. "
+        f"The {count} contrasts of this page that can be judged are one family: Holm's correction, which "
+        "widens the intervals, keeps the chance of any false better or worse below 5 %. "
     )
     text = (
-        "Mean ± standard deviation over seeds (n). In brackets: 95 % intervals, by Student's t from the "
-        f"deviation pooled over the rungs ({spread.std:.2f} points, {spread.freedom} degrees of freedom). "
+        "Mean ± standard deviation over seeds (n). In brackets: 95 % intervals"
+        f"{', which hold all together,' * (count > 1)} by Student's t from the deviation pooled over the "
+        f"rungs of the ladder ({spread.std:.2f} points, {spread.freedom} degrees of freedom). "
         f"{family if count > 1 else ''}`same`: within ± {stats.MARGIN:g} points. `cannot tell` (needs d): "
         "the smallest difference that these seeds would have shown four times in five. "
         f"Fewer than {stats.FEWEST} seeds: no verdict.\n"

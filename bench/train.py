@@ -168,7 +168,7 @@ class Run:
             raise BenchError(
                 f"{settings['epochs']} epochs of {self.train_images} images give {self.steps} batches of "
                 f"{self.batch_size}, fewer than the {count} evaluations",
-                "give the workload more epochs, more images or fewer evaluations",
+                "use a smaller batch_size, or give the workload more epochs, images or fewer evaluations",
             )
         self.evaluation_steps = {round(self.steps * part / count) for part in range(1, count + 1)}
 

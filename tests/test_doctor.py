@@ -128,6 +128,11 @@ def test_a_gpu_that_torch_does_not_use_is_named_unless_nobody_wanted_it(
     assert lines(device="cpu")["device"].state == "ok"
 
 
+def test_a_workload_in_half_precision_fails_on_a_cpu() -> None:
+    found = lines(work=workload.load("ade20k-fake"))["device"]
+    assert (found.state, "ade20k-fake trains in fp16, which a CPU does not" in found.found) == ("fail", True)
+
+
 def test_a_device_that_is_not_there_fails_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise BenchError("torch sees no CUDA device here", "use --device cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_a_copy_of_a_run_is_no_other_seed(tmp_path: Path) -> None:
             "a copy of mini/00-mmseg-baseline/seed-0: the same train_s to the last digit",
         ),
     )
+
+
+def test_a_rung_is_called_by_number_and_title_or_by_its_name_alone(tmp_path: Path) -> None:
+    [rung] = ladder(tmp_path, "00").rungs
+    assert rung.label == f"00 {rung.recipe.title}"
+    own = replace(rung, recipe=replace(rung.recipe, name="half-momentum", title="half momentum"))
+    assert own.label == "half-momentum"
 
 
 def test_a_seed_counts_once(tmp_path: Path) -> None:

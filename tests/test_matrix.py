@@ -109,8 +109,6 @@ def test_what_is_to_do_follows_from_the_status(tmp_path: Path, status: str, acti
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("recipe_fingerprint", "f00"),
-        ("workload_fingerprint", "f00"),
         ("protocol", "native"),
         ("device_count", 8),
         ("cpu", "slide rule"),
@@ -135,6 +133,15 @@ def test_a_record_of_something_else_stops_the_plan_before_training(
     assert str(folder_of(results, "one")) in caught.value.message
     assert f"--results {tmp_path}/local-3" in caught.value.hint
     assert not folder_of(results, "other").exists()
+
+
+@pytest.mark.parametrize("file", ["recipe", "workload"])
+def test_a_file_that_changed_since_is_named_and_is_to_be_renamed(tmp_path: Path, file: str) -> None:
+    train(ladder("one"), tmp_path)
+    edit(folder_of(tmp_path, "one"), **{f"{file}_fingerprint": "f00"})
+    with pytest.raises(BenchError, match=f"holds a run of before the {file} changed") as caught:
+        make_plan(ladder("one"), tmp_path)
+    assert f"give the {file} file another name to keep both" in caught.value.hint
 
 
 def test_a_run_that_failed_before_it_knew_its_machine_is_tried_again(tmp_path: Path) -> None:
