@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench import INTERRUPTED, BenchError, __version__
+from bench import INTERRUPTED, BenchError, __version__, completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +61,7 @@ _workload_option = click.option(
     default="mini",
     show_default=True,
     metavar="NAME",
+    shell_complete=completion.one_workload,
     help="One that ships, or a path.",
 )
 _data_option = click.option(
@@ -136,6 +137,7 @@ def cli() -> None:
     multiple=True,
     default=["all"],
     metavar="NAME",
+    shell_complete=completion.matrix,
     help="Shipped recipes, paths of files, all, speed/all; by commas, or repeat the option.  [default: all]",
 )
 @click.option(
@@ -620,7 +622,7 @@ def recipes(ctx: click.Context) -> None:
 
 
 @recipes.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.one_recipe)
 def show_recipe(name: str) -> None:
     """Print every value of the recipe NAME (or of a file) as TOML.
 
@@ -634,8 +636,8 @@ def show_recipe(name: str) -> None:
 
 
 @recipes.command("diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=completion.one_recipe)
+@click.argument("b", shell_complete=completion.one_recipe)
 def diff_recipes(a: str, b: str) -> None:
     """Print the values in which the recipes A and B differ.
 

@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # A row a layer, from the top: modules with torch | modules without. A module imports from the rows below
 # it and from its right in its own row; one without torch never imports one with it, wherever that stands.
 LAYERS = """
-    | __main__ cli
+    | __main__ cli completion
     train artifacts probe \
         | report figures curves mistakes gallery timelines labels ink tables arrival contrasts ladder \
         bulletin sheet against check runner training matrix progress doctor prepare duel revision
