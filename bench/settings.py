@@ -163,7 +163,10 @@ def load(kind: Kind[S], wanted: str | Path) -> S:
             raise BenchError(
                 f'"{wanted}" could be any of {", ".join(fitting)}', "type enough of the name to leave one"
             )
-        raise BenchError(f"there is no {kind.word} {show(wanted)}", _hint_at(kind, str(wanted), known))
+        here = [path.name for path in files_in(Path()).values()]
+        raise BenchError(
+            f"there is no {kind.word} {show(wanted)}", _hint_at(kind, str(wanted), [*known, *here])
+        )
     return _resolve(kind, known[str(wanted) if wanted in known else fitting[0]], ())
 
 

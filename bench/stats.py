@@ -172,7 +172,7 @@ def paired(ratios: Sequence[float], tolerance: float = TOLERANCE, alpha: float =
     logs = [math.log(ratio) for ratio in ratios]
     count, std = len(logs), deviation(logs)
     if not logs:
-        return Contrast(math.nan, reason="nothing measured")
+        return Contrast(math.nan, reason="no run that counts")
     delta = fmean(logs)
     if count < FEWEST or not std:
         return Contrast(math.exp(delta), reason=f"n = {count}" if std != 0 else "no spread between pairs")
@@ -243,7 +243,7 @@ def _contrasts(
 def _plain(first: Sequence[float], second: Sequence[float], spread: Spread) -> Contrast:
     """The difference alone, and why there is no more to it."""
     if not first or not second:
-        return Contrast(math.nan, reason="nothing measured")
+        return Contrast(math.nan, reason="no run that counts")
     delta = fmean(first) - fmean(second)
     reason = _obstacle(min(len(first), len(second)), spread)
     return Contrast(delta, reason=reason if math.isfinite(delta) else "not a number")
@@ -266,7 +266,7 @@ def attainments(groups: Sequence[Sequence[float]], target: float, spread: Spread
     found = []
     for group in groups:
         delta = fmean(group) - target if group else math.nan
-        reason = _obstacle(len(group), spread) if math.isfinite(delta) else "nothing measured"
+        reason = _obstacle(len(group), spread) if math.isfinite(delta) else "no run that counts"
         found.append(Contrast(delta, reason=reason))
     tested = [i for i, contrast in enumerate(found) if not contrast.reason]
     errors = {i: spread.std / math.sqrt(len(groups[i])) for i in tested}

@@ -206,6 +206,16 @@ def test_an_unknown_recipe_is_refused(name: str, message: str, hint: str) -> Non
     assert hint in caught.value.hint
 
 
+def test_a_file_that_lies_here_is_thought_of_where_its_ending_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half-momentum.toml").touch()
+    with pytest.raises(BenchError, match='there is no recipe "half-momentum"') as said:
+        recipe.load("half-momentum")
+    assert 'did you mean "half-momentum.toml"?' in said.value.hint
+
+
 def test_a_shipped_name_may_not_get_another_meaning(tmp_path: Path) -> None:
     text = 'extends = "05-batch-64"\ntitle = "x"\n[optim]\nbatch_size = 128\nlr = 0.07\n'
     with pytest.raises(BenchError, match="ships a recipe named 06-batch-128 with other values") as caught:

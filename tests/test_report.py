@@ -317,7 +317,7 @@ def test_a_resumed_run_counts_for_the_miou_and_not_for_times(tmp_path: Path) -> 
 def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
     fake_records.make(tmp_path / "results", rungs=("00", "01"), resumed=1)
     text = page(tmp_path / "results")
-    assert row(text, "01-new-weights", 1)[1:4] == ["–", "– (nothing measured)", "– (nothing measured)"]
+    assert row(text, "01-new-weights", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -67,7 +67,7 @@ def test_the_verdict_follows_the_interval(delta: float, verdict: str) -> None:
     [
         ([1.0, 2.0], [1.0, 2.0, 3.0], "n = 2"),
         ([1.0, 2.0, 3.0], [9.0], "n = 1"),
-        ([], [1.0, 2.0, 3.0], "nothing measured"),
+        ([], [1.0, 2.0, 3.0], "no run that counts"),
     ],
 )
 def test_fewer_than_three_seeds_give_no_verdict(first: list[float], second: list[float], reason: str) -> None:
@@ -215,7 +215,7 @@ def test_several_means_against_a_target_are_one_family() -> None:
     found = stats.attainments([[26.0] * 3, [25.2] * 3, [24.0] * 3, [30.0] * 2, []], 25.0, FLAT)
     told = [contrast.verdict for contrast in found]
     assert told == ["reached", "not shown", "not shown", None, None]
-    assert [contrast.reason for contrast in found[3:]] == ["n = 2", "nothing measured"]
+    assert [contrast.reason for contrast in found[3:]] == ["n = 2", "no run that counts"]
     p = float(reference.t.sf(0.2 / (0.2 / math.sqrt(3)), 16))
     assert found[1].chance == pytest.approx(2 * p)
 
@@ -448,7 +448,7 @@ def test_the_smallest_slowdown_of_pairs_is_found_four_times_in_five() -> None:
 
 @pytest.mark.parametrize(
     ("ratios", "reason"),
-    [([], "nothing measured"), ([0.5, 0.6], "n = 2"), ([0.5] * 5, "no spread between pairs")],
+    [([], "no run that counts"), ([0.5, 0.6], "n = 2"), ([0.5] * 5, "no spread between pairs")],
 )
 def test_pairs_that_show_no_spread_have_no_verdict(ratios: list[float], reason: str) -> None:
     found = stats.paired(ratios)
