@@ -375,8 +375,8 @@ def _kernels(seen: Mapping[str, Any]) -> list[Line]:
         spread = (tenths[-1] - tenths[0]) / median(times)
         with_threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
         found = (
-            f"a convolution takes {median(times):.3g} ms, nine tenths of them up to {tenths[-1]:.3g}: "
-            f"spread {100 * spread:.0f} % (n = {len(times)}{with_threads})"
+            f"a convolution takes {median(times):.3g} ms, four fifths of them {tenths[0]:.3g} to "
+            f"{tenths[-1]:.3g}: spread {100 * spread:.0f} % (n = {len(times)}{with_threads})"
         )
         if spread > SPREAD:
             advice = f"find what disturbs it, above or in `top`, and look again; {AGAINST}"
