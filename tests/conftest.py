@@ -1,4 +1,5 @@
-"""What holds for all tests: coverage leaves out those of the half with torch, as it does that half."""
+"""What tests share without importing it, and what holds for all: coverage leaves out those of the half with
+torch, as it does that half."""
 
 from __future__ import annotations
 
@@ -18,3 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in UNMEASURED:
             item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that is empty, and gone afterwards."""
+    monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
