@@ -313,10 +313,8 @@ class Run:
         """Have what each machine has measured until now; those of several come here at the same step."""
         own = self.telemetry.summary()
         host, devices = platform.node(), self.job.seat.local_devices
-        self.reports, self.heard_at = (
-            self._of_machines(own and machines.Report(host, devices, own)),
-            self.step,
-        )
+        self.reports = self._of_machines(own and machines.Report(host, devices, own))
+        self.heard_at = self.step
 
     def _of_machines(self, own: Said | None) -> list[Said]:
         """What each machine says; `own`: what this device says for its own, if it is the first there."""
@@ -658,8 +656,8 @@ def _lost_seconds(folder: Path, kept: float) -> float:
 
 def _clean(folder: Path) -> None:
     """Remove what an earlier, lost attempt at this run left behind."""
-    kept = ("evals.jsonl", "steps.csv", "confusion.csv")
-    for path in (*(folder / name for name in kept), *machines.all_rows(folder)):
+    files = [folder / name for name in ("evals.jsonl", "steps.csv", "confusion.csv")]
+    for path in (*files, *machines.all_rows(folder)):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "samples", ignore_errors=True)
 

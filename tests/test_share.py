@@ -253,9 +253,10 @@ def test_devices_that_do_not_train_the_same_find_out_before_they_begin(tmp_path:
     one, other = (small.job(tmp_path / str(seed), pictures, seed=seed) for seed in range(2))
     newer = replace(one, facts={**one.facts, "git_commit": "f00"})
     commit = f"git_commit, f00, than device 0, {one.facts['git_commit']}"
+    elsewhere = replace(one, facts={**one.facts, "gpu": "A100"}), "gpu, A100, than device 0, None"
     prepare.cache(pictures, tmp_path / "cache", Bars())
     cached = replace(one, cache=tmp_path / "cache"), "data_cache, True, than device 0, False"
-    for odd, named in ((other, "seed, 1, than device 0, 0"), (newer, commit), cached):
+    for odd, named in ((other, "seed, 1, than device 0, 0"), (newer, commit), cached, elsewhere):
         said = f"device 1 has another {named}"
         assert both([one, odd]) == [(said, 0), (said, 1)]
         assert record.read(one.folder)["error"] == said
