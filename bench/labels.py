@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
+from scipy.spatial import cKDTree
 
 from bench.ink import GREY
 
@@ -62,7 +62,7 @@ def place_labels(
     scale = settled(figure_of(axes)).dpi / 72
     frame = axes.get_window_extent()
     spots = axes.transData.transform([(x, y) for x, y, _ in points])
-    taken = [_box(x, y, 9 * scale, 9 * scale) for x, y in spots]
+    taken = list(_boxes(spots, 9 * scale, 9 * scale))
     ink = np.concatenate(
         [spots, *(_trace(axes.transData.transform(np.column_stack(line))) for line in lines)]
     )
@@ -71,22 +71,21 @@ def place_labels(
             text, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8.5, zorder=5
         )
         extent = note.get_window_extent()
-        size = extent.width + 3 * scale, extent.height + scale
-        places = [Place(spot, shift, *size, scale) for shift in _candidates(*size, scale)]
+        places = Places.around(spot, extent.width + 3 * scale, extent.height + scale, scale)
         others = np.delete(spots, index, axis=0)
-        best = min(places, key=lambda place: place.cost(others, taken, ink, frame))
-        taken.append(best.box)
-        note.xyann = (best.shift[0] / scale, best.shift[1] / scale)
-        if best.gap > 11 * scale:
-            ends = axes.transData.inverted().transform([spot, best.edge])
+        costs = places.costs(others, np.array(taken), ink, frame)
+        best = int(np.argmin(costs.round(6)))  # of equals the first, whatever their rounding
+        taken.append(places.boxes[best])
+        note.xyann = tuple(places.shifts[best] / scale)
+        if places.gaps[best] > 11 * scale:
+            ends = axes.transData.inverted().transform([spot, places.edges[best]])
             axes.plot(*ends.T, color=GREY, linewidth=0.6, zorder=1, scalex=False, scaley=False)
 
 
-Box = tuple[float, float, float, float]
-
-
-def _box(x: float, y: float, wide: float, high: float) -> Box:
-    return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
+def _boxes(centres: Any, wide: float, high: float) -> Any:
+    """(N, 4): left, bottom, right and top of rectangles around (N, 2) centres."""
+    reach = np.array([wide, high]) / 2
+    return np.hstack([centres - reach, centres + reach])
 
 
 def _trace(corners: Any) -> Any:
@@ -98,59 +97,51 @@ def _trace(corners: Any) -> Any:
     return np.concatenate(pieces)
 
 
-def _candidates(wide: float, high: float, scale: float) -> list[tuple[float, float]]:
-    """Offsets of a text's centre from its point: right, left, above, below and between, near before far."""
-    found = []
-    for distance in (7, 13, 20, 30, 42, 58):
-        for turn in range(24):
-            x, y = math.cos(turn * math.pi / 12), math.sin(turn * math.pi / 12)
-            reach = distance * scale
-            found.append((x * reach + x * wide / 2, y * reach + y * high / 2))
-    return found
+def _candidates(wide: float, high: float, scale: float) -> Any:
+    """(N, 2): offsets of a text's centre from its point: right, left, above, below and between, near before
+    far."""
+    turns = np.arange(24) * np.pi / 12
+    ways = np.column_stack([np.cos(turns), np.sin(turns)])
+    reaches = np.array([7, 13, 20, 30, 42, 58]) * scale
+    return (ways * (reaches[:, None, None] + np.array([wide, high]) / 2)).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A text of `wide` x `high` pixels whose centre is `shift` away from its point at `spot`."""
+class Places:
+    """Where a text may stand whose point is at `spot`, in pixels: `shifts` of its centre (N, 2), its `boxes`
+    (N, 4), the points of their `edges` (N, 2) that are nearest to the spot, and the `gaps` (N,) between."""
 
     spot: Any
-    shift: tuple[float, float]
-    wide: float
-    high: float
+    shifts: Any
+    boxes: Any
+    edges: Any
+    gaps: Any
     scale: float
 
-    @property
-    def box(self) -> Box:
-        return _box(self.spot[0] + self.shift[0], self.spot[1] + self.shift[1], self.wide, self.high)
+    @classmethod
+    def around(cls, spot: Any, wide: float, high: float, scale: float) -> Places:
+        """All places for a text of `wide` x `high` pixels."""
+        shifts = _candidates(wide, high, scale)
+        boxes = _boxes(spot + shifts, wide, high)
+        edges = np.clip(spot, boxes[:, :2], boxes[:, 2:])
+        return cls(spot, shifts, boxes, edges, np.hypot(*(edges - spot).T), scale)
 
-    @property
-    def edge(self) -> tuple[float, float]:
-        """The point of the box that is nearest to the spot."""
-        left, bottom, right, top = self.box
-        return min(max(self.spot[0], left), right), min(max(self.spot[1], bottom), top)
-
-    @property
-    def gap(self) -> float:
-        return math.hypot(self.edge[0] - self.spot[0], self.edge[1] - self.spot[1])
-
-    def cost(self, others: Any, taken: Sequence[Box], ink: Any, frame: Any) -> float:
-        """How bad the place is: what text covers, what lies between it and its point, and whether another
-        point lies nearer counts most, then the distance."""
-        left, bottom, right, top = self.box
-        covered = sum(_shared(self.box, other) for other in taken)
-        crossed = ((ink > (left, bottom)) & (ink < (right, top))).all(1).sum()
-        outside = max(0.0, frame.x0 - left) + max(0.0, right - frame.x1)
-        outside += max(0.0, frame.y0 - bottom) + max(0.0, top - frame.y1)
-        way = np.linspace(self.spot, self.edge, 12)[:-1]
-        leader = way[np.hypot(*(way - self.spot).T) > 6 * self.scale]  # what is nearer is the mark itself
-        hits = sum((np.abs(ink - at) < 2 * self.scale).all(1).any() for at in leader)
-        hits += sum(((leader > box[:2]) & (leader < box[2:])).all(1).sum() for box in taken[:-1])
-        middle = np.add(self.spot, self.shift)
-        nearer = np.hypot(*(others - middle).T) < math.hypot(*self.shift) + 2 * self.scale
-        hits += 2 * nearer.sum()
-        return float(10 * covered + 60 * crossed + 50 * outside + 40 * hits + 4 * self.gap / self.scale)
-
-
-def _shared(a: Box, b: Box) -> float:
-    """Area that two boxes share, in square pixels."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    def costs(self, others: Any, taken: Any, ink: Any, frame: Any) -> Any:
+        """(N,): how bad each place is. What text covers, what lies between it and its point, and whether
+        another point lies nearer counts most, then the distance."""
+        low, high = self.boxes[:, None, :2], self.boxes[:, None, 2:]
+        shared = np.minimum(high, taken[:, 2:]) - np.maximum(low, taken[:, :2])
+        covered = shared.clip(0).prod(2).sum(1)
+        crossed = ((ink > low) & (ink < high)).all(2).sum(1)
+        outside = (frame.min - self.boxes[:, :2]).clip(0).sum(1)
+        outside += (self.boxes[:, 2:] - frame.max).clip(0).sum(1)
+        leaders = np.linspace(np.broadcast_to(self.spot, self.edges.shape), self.edges, 12, axis=1)[:, :-1]
+        way = np.hypot(*np.moveaxis(leaders - self.spot, 2, 0))
+        drawn = way > 6.5 * self.scale  # what is nearer is the mark itself
+        near, _ = cKDTree(ink).query(leaders, p=np.inf)
+        over = leaders[:, :, None]
+        written = ((over > taken[:, :2]) & (over < taken[:, 2:])).all(3).sum(2)
+        hits = (drawn * ((near < 2 * self.scale) + written)).sum(1)
+        away = np.hypot(*np.moveaxis(others - (self.spot + self.shifts)[:, None], 2, 0))
+        hits += 2 * (away < np.hypot(*self.shifts.T)[:, None] + 2 * self.scale).sum(1)
+        return 10 * covered + 60 * crossed + 50 * outside + 40 * hits + 4 * self.gaps / self.scale

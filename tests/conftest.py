@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]["run"]
 WHOLE_RUNS = {"kill", "share", "real", "peers", "cuda"}  # tests of that half, and of no module alone
-UNMEASURED = {Path(name).stem for name in SETTINGS["omit"]} | WHOLE_RUNS
+EVERYWHERE = {"messages", "reference"}  # what they pass through is tested by its own tests, in less time
+UNMEASURED = {Path(name).stem for name in SETTINGS["omit"]} | WHOLE_RUNS | EVERYWHERE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from bench import figures, workload
@@ -40,7 +41,10 @@ def test_one_run_gives_the_figures_that_need_no_second(tmp_path: Path) -> None:
     ]
 
 
-def test_power_is_drawn_where_a_device_tells_it_and_not_named_where_none_does(tmp_path: Path) -> None:
+def test_power_is_drawn_where_a_device_tells_it_and_not_named_where_none_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "NAMES", ("memory", "power"))
     for gpus in (0, 8):
         found = ladder(tmp_path / f"results-{gpus}", seeds=1, rungs=("00",), gpus=gpus)
         pictures = figures.draw(found, tmp_path, 30.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import multiprocessing
 import tempfile
 from collections.abc import Callable
@@ -264,20 +265,33 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(pictures: Path) -> dict[str, Trained]:
-    return {rung: together(1, _train, pictures, rung, 0, True, steps)[0] for rung, steps in RUNGS.items()}
+def alone(pictures: Path) -> Callable[[str, int], Trained]:
+    return functools.cache(lambda rung, steps: together(1, _train, pictures, rung, 0, True, steps)[0])
 
 
-RUNGS = {"00": STEPS, "07": 8}  # a step of rung 07 has eight times the images
+# A step of rung 07 has eight times the images of one of rung 00.
+RUNS = [
+    ("00", STEPS, 2, 1, False),
+    ("00", STEPS, 4, 3, False),
+    ("00", 8, 2, 1, True),
+    ("07", 8, 2, 1, False),
+    ("07", 8, 4, 3, False),
+    ("07", 8, 2, 1, True),
+]
 
 
-@pytest.mark.parametrize(("devices", "workers", "apart"), [(2, 1, False), (2, 1, True), (4, 3, False)])
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize(("rung", "steps", "devices", "workers", "apart"), RUNS)
 def test_a_run_is_the_same_on_any_number_of_devices_and_workers(
-    pictures: Path, alone: dict[str, Trained], rung: str, devices: int, workers: int, apart: bool
+    pictures: Path,
+    alone: Callable[[str, int], Trained],
+    rung: str,
+    steps: int,
+    devices: int,
+    workers: int,
+    apart: bool,
 ) -> None:
-    about = (pictures, rung, workers, True, RUNGS[rung])
-    whole, parts = alone[rung], together(devices, _train, *about, apart=apart)
+    whole = alone(rung, steps)
+    parts = together(devices, _train, pictures, rung, workers, True, steps, apart=apart)
     for part in parts:
         assert part.losses == parts[0].losses  # to the bit, so that all decide alike
         assert part.losses == pytest.approx(whole.losses, rel=0, abs=1e-10)
@@ -289,7 +303,7 @@ def test_a_run_is_the_same_on_any_number_of_devices_and_workers(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)  # as float32 after evaluation
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", ["00", "07"])
 def test_the_first_step_agrees_in_float32_too(pictures: Path, rung: str) -> None:
     losses = [together(devices, _train, pictures, rung, 0, False, 1)[0].losses[0] for devices in (1, 2, 4)]
     assert losses == pytest.approx([losses[0]] * 3, rel=0, abs=1e-5)

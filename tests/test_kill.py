@@ -18,6 +18,7 @@ from bench import checkpoint, learner, record, train
 from bench.matrix import Job
 from tests import small
 
+SHORT = "[train]\nepochs = 3\n"
 FORK = multiprocessing.get_context("fork")
 
 
@@ -29,7 +30,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Job:
-    job = small.job(tmp_path_factory.mktemp("undisturbed"), pictures)
+    job = small.job(tmp_path_factory.mktemp("undisturbed"), pictures, workload=SHORT)
     assert child(job) == 0
     return job
 
@@ -81,7 +82,7 @@ def outcome(job: Job) -> tuple[Any, ...]:
     return scores, run["per_class_iou"], kept, [row[:3] for row in rows], confusion
 
 
-# A run of the small workload: 24 steps, evaluations after 8, 16 and 24, a checkpoint after each. The warm-up
+# A run of this workload: 12 steps, evaluations after 4, 8 and 12, a checkpoint after each. The warm-up
 # has three steps. os.replace: recipe, workload, evals and run.json at the start; then, after each evaluation,
 # the checkpoint (two renames from the second on), evals, steps and run.json.
 MOMENTS: dict[str, Callable[[], None]] = {
@@ -89,7 +90,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "in the warm-up": at_call(learner.Learner, "train_step", 2),
     "before the first real step": at_call(learner.Learner, "train_step", 4),
     "in the middle of a step": at_call(torch.optim.SGD, "step", 9),
-    "after a step and before the next": at_call(learner.Learner, "train_step", 14, after=True),
+    "after a step and before the next": at_call(learner.Learner, "train_step", 9, after=True),
     "in the middle of the first evaluation": at_call(learner.Learner, "evaluate", 1),
     "in the middle of a later evaluation": at_call(learner.Learner, "evaluate", 2),
     "after an evaluation, before its checkpoint": at_call(learner.Learner, "evaluate", 2, after=True),
@@ -110,7 +111,7 @@ MOMENTS |= {
 def test_a_run_killed_at_any_moment_ends_as_the_undisturbed_one(
     tmp_path: Path, pictures: Path, undisturbed: Job, moment: str
 ) -> None:
-    job = small.job(tmp_path, pictures)
+    job = small.job(tmp_path, pictures, workload=SHORT)
     assert child(job, MOMENTS[moment]) == -signal.SIGKILL
     finished = (job.folder / "run.json").exists() and record.read(job.folder)["status"] == "finished"
     had_checkpoint = any((job.folder / name).exists() for name in (checkpoint.NAME, checkpoint.BEFORE))
@@ -122,7 +123,7 @@ def test_a_run_killed_at_any_moment_ends_as_the_undisturbed_one(
     assert sum(run[phase] for phase in phases) == pytest.approx(run["wall_s"])
     assert run["resumed"] == int(had_checkpoint) or finished
     assert run["lost_s"] >= 0
-    assert [row["step"] for row in record.read_evals(job.folder)] == [8, 16, 24]
+    assert [row["step"] for row in record.read_evals(job.folder)] == [4, 8, 12]
     assert not any(path.suffix == ".pt" for path in job.folder.iterdir())
 
 
@@ -134,7 +135,7 @@ def test_a_run_killed_at_a_random_instant_ends_as_the_undisturbed_one(
     tmp_path: Path, pictures: Path, undisturbed: Job, share: float
 ) -> None:
     """The instant is a share of the undisturbed run's seconds; a kernel timer, so it may strike anywhere."""
-    job = small.job(tmp_path, pictures)
+    job = small.job(tmp_path, pictures, workload=SHORT)
     seconds = share * record.read(undisturbed.folder)["wall_s"]
 
     def arm() -> None:
@@ -149,8 +150,8 @@ def test_a_run_killed_at_a_random_instant_ends_as_the_undisturbed_one(
 def test_two_kills_in_a_row_are_counted_and_what_was_lost_adds_up(
     tmp_path: Path, pictures: Path, undisturbed: Job
 ) -> None:
-    job = small.job(tmp_path, pictures)
-    for number in (16, 8):  # real steps 13 and, after going on from step 8 with its own warm-up, 13 again
+    job = small.job(tmp_path, pictures, workload=SHORT)
+    for number in (9, 5):  # real steps 6 and, after going on from step 4 with its own warm-up, 6 again
         assert child(job, at_call(learner.Learner, "train_step", number)) == -signal.SIGKILL
     assert child(job) == 0
     assert record.read(job.folder)["resumed"] == 2

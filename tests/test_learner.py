@@ -12,11 +12,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.exc import GPUTooOldForTriton, TritonMissing
 
-from bench import BenchError, noise, optim, recipe, workload
+from bench import BenchError, noise, optim, recipe, replicas, workload
 from bench.batches import Batch
 from bench.group import Group
 from bench.learner import Learner
@@ -60,6 +61,18 @@ def small(**system: Any) -> Workload:
     values["train"].update(crop=24, replicas=2)
     values["system"].update(system)
     return Workload(name="small", title="small", values=values, fingerprint="0")
+
+
+class Shallow(nn.Module):
+    """In the place of an `Objective` where what is compiled does not matter: a hundredth of it to trace."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.weight = next(model.parameters())
+
+    def forward(self, images: torch.Tensor, *_: Any) -> torch.Tensor:
+        return (images.mean() * self.weight).sum()
 
 
 def learner(rung: str, **system: Any) -> Learner:
@@ -148,7 +161,10 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(rung: str, traced: list[
         made.train_step(batch(made, 1), 1, 0.005)
 
 
-def test_the_warm_up_leaves_no_process_that_compiles(traced: list[Any]) -> None:
+def test_the_warm_up_leaves_no_process_that_compiles(
+    traced: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "Objective", Shallow)
     made, before = learner("00", compile=True), set(psutil.Process().children())
     AsyncCompile.process_pool()  # which a GPU would have asked for
     assert set(psutil.Process().children()) > before
@@ -161,6 +177,7 @@ def test_without_a_compiler_it_is_said_what_to_install(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(replicas, "Objective", Shallow)
     made = learner("00", compile=True)
     with pytest.raises(BenchError, match=r"compile = true, and torch.compile does not work here: \S") as said:
         made.train_step(batch(made, 0), 0, 0.01)

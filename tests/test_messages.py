@@ -37,7 +37,7 @@ from bench import (
 )
 from tests import fake_records, fake_revision, fake_train, small
 
-settings.register_profile("the same", derandomize=True, deadline=None, database=None, max_examples=150)
+settings.register_profile("the same", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("the same")
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 2**63, 10**30])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ def test_every_rung_learns() -> None:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The reports of the records, written now: in the working tree lies what `segbench report` wrote last."""
-    return report.write(MACHINES[0], tmp_path_factory.mktemp("reports"), None)
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], list[Path]]:
+    """The reports of the records, written now: in the working tree lies what `segbench report` wrote last.
+
+    Written by the first test that asks, not before it: what comes before a test is always traced.
+    """
+    return functools.cache(lambda: report.write(MACHINES[0], tmp_path_factory.mktemp("reports"), None))
 
 
-def test_the_committed_reports_are_those_of_the_records(pages: list[Path]) -> None:
-    for page in pages:
+def test_the_committed_reports_are_those_of_the_records(pages: Callable[[], list[Path]]) -> None:
+    for page in pages():
         name = page.parent.name
         listed = subprocess.run(["git", "ls-tree", "--name-only", "HEAD", f"reports/{name}/"], **GIT)
         if listed.returncode:
@@ -84,10 +88,12 @@ def test_the_committed_reports_are_those_of_the_records(pages: list[Path]) -> No
             assert (page.parent / each).read_text(encoding="utf-8") == committed.stdout
 
 
-def test_every_cell_of_the_readmes_measured_table_stands_in_the_report(pages: list[Path]) -> None:
+def test_every_cell_of_the_readmes_measured_table_stands_in_the_report(
+    pages: Callable[[], list[Path]],
+) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [shown] = tables(readme.split("<!-- measured -->")[1].split("<!-- end -->")[0])
-    [page] = [page for page in pages if page.parent.name == "mini"]
+    [page] = [page for page in pages() if page.parent.name == "mini"]
     written = tables(page.read_text(encoding="utf-8"))
     assert [row["rung"][:2] for row in shown] == [f"{number:02}" for number in range(9)]
     assert cells(shown) <= cells(row for table in written for row in table if "rung" in row)

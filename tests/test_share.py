@@ -375,8 +375,8 @@ def test_devices_that_do_not_divide_the_replicas_are_refused(
 
 def launch_twice(folder: Path, *options: list[str]) -> list[subprocess.Popen[str]]:
     """Two launchers on this machine, a process each, that know nothing of each other but an address; what
-    each adds to the command."""
-    small.job(folder, folder)  # writes workload and recipe
+    each adds to the command. Each has a core: both would be pinned to the first of the cores they share."""
+    small.job(folder, folder, workload=SHORT)  # writes workload and recipe
     launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "test"]
     meet = [
         "--rdzv-backend",
@@ -386,23 +386,29 @@ def launch_twice(folder: Path, *options: list[str]) -> list[subprocess.Popen[str
         "--local-addr",
         "localhost",
     ]
-    what = ["--workload", "small.toml", "--recipe", "small-recipe.toml", "--seeds", "2", "--results", "out"]
+    what = ["--workload", "smaller.toml", "--recipe", "small-recipe.toml", "--seeds", "2", "--results", "out"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "SEGBENCH_CACHE": str(folder / "cache"),
     }
-    return [
-        subprocess.Popen(
-            [sys.executable, *launch, *meet, "-m", "bench", "run", *what, *more],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for more in options
-    ]
+    cores = os.sched_getaffinity(0)
+    launchers = []
+    try:
+        for core, more in zip(sorted(cores), options, strict=False):
+            os.sched_setaffinity(0, {core})
+            launcher = subprocess.Popen(
+                [sys.executable, *launch, *meet, "-m", "bench", "run", *what, *more],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            launchers.append(launcher)
+    finally:
+        os.sched_setaffinity(0, cores)
+    return launchers
 
 
 def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
@@ -411,9 +417,9 @@ def test_two_machines_share_a_run_through_torchrun(tmp_path: Path) -> None:
     assert [launcher.returncode for launcher in launchers] == [0, 0], said
     assert sum("Next: segbench report" in out for out, _ in said) == 1  # one process tells
     for seed in range(2):
-        run = record.read(record.run_folder(tmp_path / "out", "small", "small-recipe", seed))
-        assert (run["status"], run["device_count"], run["steps_done"]) == ("finished", 2, 24)
-        folder = record.run_folder(tmp_path / "out", "small", "small-recipe", seed)
+        run = record.read(record.run_folder(tmp_path / "out", "smaller", "small-recipe", seed))
+        assert (run["status"], run["device_count"], run["steps_done"]) == ("finished", 2, 12)
+        folder = record.run_folder(tmp_path / "out", "smaller", "small-recipe", seed)
         peaks = [peak_mib(folder / f"telemetry{number}.csv") for number in ("", "-1")]
         assert run["memory_peak_mib"] == pytest.approx(sum(peaks), rel=1e-5)
         assert run["unmeasured"]["gpu_power_w"] == "the run used no GPU"

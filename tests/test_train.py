@@ -173,14 +173,19 @@ def test_a_run_from_a_cache_is_the_same_to_the_bit_and_says_that_it_used_one(
     assert used == [True, False]
 
 
-@pytest.mark.parametrize("parent", ["00-mmseg-baseline", "02-decoupled-weight-decay", "07-no-sync-bn"])
+@pytest.fixture(scope="module", params=["00-mmseg-baseline", "02-decoupled-weight-decay", "07-no-sync-bn"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Job:
+    job = small.job(tmp_path_factory.mktemp("whole"), pictures, request.param)
+    train(job, silent)
+    return job
+
+
 @pytest.mark.parametrize("step", [1, 9, 22])
 def test_a_stopped_and_resumed_run_ends_bit_identical(
-    tmp_path: Path, pictures: Path, parent: str, step: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pictures: Path, whole: Job, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.train.TELL_S", 0.0)
-    whole, broken = (small.job(tmp_path / name, pictures, parent) for name in ("whole", "broken"))
-    train(whole, silent)
+    broken = small.job(tmp_path, pictures, str(whole.recipe.parent))
     with pytest.raises(Interrupted):
         train(broken, stop_at(step))
     halfway = record.read(broken.folder)
