@@ -15,7 +15,6 @@ import torch
 import torch._dynamo  # torch.optim would import it on first use: 1.3 s in every process forked from here
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
-from torch._inductor.async_compile import shutdown_compile_workers
 from torch._inductor.exc import GPUTooOldForTriton, TritonMissing
 
 from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrained, replicas, workload
@@ -152,6 +151,8 @@ class Learner:
         for images, labels in itertools.islice(validation, 1):  # a small set may leave some device none
             self.predict(images, labels.shape[1:])
         if self.compiled:
+            from torch._inductor.async_compile import shutdown_compile_workers  # takes long to import
+
             shutdown_compile_workers()  # processes of torch, which would idle beside the training
         self.optimizer = optim.build(self.recipe["optim"], self.model)
         self.load(before)

@@ -36,7 +36,7 @@ def start(trainer: str) -> ForkServerContext:
     BenchError: there is no place for its socket.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([trainer, "click"])
+    context.set_forkserver_preload(["bench.gc_off", trainer, "click", "bench.gc_on"])
     resource_tracker.ensure_running()  # starting it would open the signals again
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:

@@ -3,6 +3,7 @@ torch, as it does that half."""
 
 from __future__ import annotations
 
+import gc
 import tomllib
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder that is empty, and gone afterwards."""
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: no collector needs to look at it, least of all in each process forked."""
+    gc.collect()
+    gc.freeze()

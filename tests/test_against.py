@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -325,11 +326,13 @@ def test_a_stop_in_the_middle_leaves_nothing_behind(
     command: list[str], temporary: Path, tmp_path: Path, number: int
 ) -> None:
     root, ready = tmp_path / "checkout", tmp_path / "ready"
-    os.mkfifo(ready)
     fake_revision.write(root, step=f"taken == 9 and open({str(ready)!r}, 'w').write(str(os.getpid()))")
     with subprocess.Popen(
         [*command, "--pairs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as driver:
+        while not (ready.exists() and ready.read_text()):
+            assert driver.poll() is None, driver.communicate()
+            time.sleep(0.02)
         probe = int(ready.read_text())
         driver.send_signal(number)
         out, err = driver.communicate()

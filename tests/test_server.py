@@ -36,6 +36,23 @@ def test_torch_that_does_not_load_is_said_in_a_line(tmp_path: Path, fault: str, 
     assert done.stdout.startswith(f"torch or torchvision does not load: {said} | install versions")
 
 
+def test_nobody_looks_for_garbage_in_what_the_server_has_imported(tmp_path: Path) -> None:
+    (tmp_path / "large.py").write_text(
+        "import gc\nkept = [[] for _ in range(10**6)]\n"
+        "def facts():\n"
+        "    return gc.isenabled(), gc.get_freeze_count() > 10**6, len(gc.get_objects()) < 10**5\n"
+    )
+    (tmp_path / "ask.py").write_text(
+        "from bench import server\n"
+        "if __name__ == '__main__':\n    print(server.ask(server.start('large'), 'large', 'facts'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        env={"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"},
+    )  # fmt: skip
+    assert done.stdout == "(True, True, True)\n"
+
+
 def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_said_in_a_line(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
