@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def test_the_page_from_top_to_bottom(place: Place) -> None:
     """One test, since each section stands on those before it."""
-    first, rung, data, backbone, ci, pandas = SECTIONS
+    first, rung, data, backbone, optimiser, ci, pandas = SECTIONS
     assert place.follow(first) == ""
 
     said = place.follow(rung)
@@ -99,6 +99,11 @@ def test_the_page_from_top_to_bottom(place: Place) -> None:
     run = record.read(record.run_folder(place.folder / "results/local", "mobile", "scratch", 0))
     assert (run["status"], run["parameters"] > 2_900_000) == ("finished", True)
 
+    place.follow(optimiser)
+    folder = record.run_folder(place.folder / "results/local", "quick", "adamw", 0)
+    assert record.read(folder)["status"] == "finished"
+    assert 'optimizer = "adamw"' in (folder / "recipe.toml").read_text(encoding="utf-8")
+
     assert "07-no-sync-bn" in place.follow(ci)
 
     said = place.follow(pandas)
@@ -112,6 +117,7 @@ def test_every_section_the_readers_were_promised_is_there() -> None:
         "Add a rung",
         "Add a data set",
         "Add a backbone",
+        "Add an optimiser",
         "Use the check in CI",
         "Read the results in pandas",
     ]
