@@ -2,11 +2,13 @@
 
 On CUDA it is torch's SyncBatchNorm. That has no CPU path, so a small layer does the same there: one packed
 collective a layer and direction. Every device carries as many pixels as the others, so a mean of means is
-the mean, and variances are combined as Chan, Golub and LeVeque do (1979).
+the mean, and variances are combined as Chan, Golub and LeVeque do (1979). What has one value a channel is
+numpy's, which takes a fraction of the time of torch for so little.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,13 +53,24 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return made.train(layer.training)
 
     @torch.compiler.disable  # it talks to other processes, and numpy computes a part
+    @np.errstate(all="ignore")  # what leaves the numbers ends the run, as everywhere, by its loss
     def forward(self, x: Tensor) -> Tensor:
+        """(x - mean) / sqrt(variance + eps) weight + bias, with the mean and variance of all devices."""
         if not self.training:
             return super().forward(x)
-        out: Tensor
-        out, mean, spread = _Normalise.apply(x, self.weight, self.bias, self.eps, self.group)
-        count = x.numel() // x.shape[1] * self.group.devices
-        self._follow(mean, (spread - self.eps) * (count / (count - 1)))
+        with torch.no_grad():
+            own = torch.batch_norm_update_stats(x, None, None, 0.0)  # mean and variance, in one pass
+        said = self.group.collect(np.array([each.numpy() for each in own]))
+        means, devices = said[:, 0], self.group.devices
+        mean = means.sum(0) / devices
+        variance = ((means - mean) ** 2 + said[:, 1]).sum(0) / devices
+        count = x.numel() // x.shape[1] * devices
+        self._follow(mean, variance * (count / (count - 1)))
+        shared = torch.from_numpy(mean), torch.from_numpy(variance)
+        out = F.batch_norm(x, *shared, self.weight, self.bias, False, 0.0, self.eps)
+        if out.grad_fn is not None:
+            inverse = 1 / np.sqrt(variance + self.eps)
+            out.grad_fn.register_hook(partial(self._through_statistics, x.detach(), mean, inverse))
         return out
 
     def _follow(self, mean: Array, variance: Array) -> None:
@@ -68,45 +81,22 @@ class SyncBatchNorm(nn.BatchNorm2d):
             values = running.numpy()  # the same memory
             values += layer.momentum * (now - values)
 
+    @np.errstate(all="ignore")
+    def _through_statistics(
+        self, x: Tensor, mean: Array, inverse: Array, grads: tuple[Tensor, Tensor, Tensor], _: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of x, weight and bias as torch gives them where mean and variance are constants, with
+        what comes through these added to the first.
 
-class _Normalise(torch.autograd.Function):
-    """y = (x - mean) / sqrt(spread) * weight + bias over all devices, where spread is variance + eps.
-
-    With g the gradient of y and h = (x - mean) / sqrt(spread), means over all pixels of all devices:
-    dx = weight / sqrt(spread) * (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015).
-    What has one value a channel is numpy's, which takes a fraction of the time of torch for so little.
-    """
-
-    @staticmethod
-    @np.errstate(all="ignore")  # what leaves the numbers ends the run, as everywhere, by its loss
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: Group
-    ) -> tuple[Tensor, Array, Array]:
-        # mean and 1 / sqrt(spread) of this device's pixels, several times as fast as torch.var_mean
-        _, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
-        said = group.collect(np.array([mean.numpy(), inverse.numpy()]))
-        means, inverses = said[:, 0], said[:, 1]
-        mean = means.sum(0) / group.devices
-        spread = ((means - mean) ** 2 + 1 / inverses**2).sum(0) / group.devices
-        ctx.save_for_backward(x, weight)
-        ctx.mean, ctx.spread, ctx.group = mean, spread, group
-        statistics = torch.from_numpy(mean), torch.from_numpy(spread)
-        return F.batch_norm(x, *statistics, weight, bias, False, 0.0, 0.0), mean, spread
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        inverse = 1 / np.sqrt(ctx.spread)
-        mean, spread, scale = (torch.from_numpy(each) for each in (ctx.mean, ctx.spread, inverse))
-        # slope g, and the sums of g h and of g over this device's pixels, in one pass
-        out, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward.default(
-            grad, x, weight, mean, spread, mean, scale, False, 0.0, [True, True, True]
-        )
-        sums = ctx.group.collect(np.array([grad_bias.numpy(), grad_weight.numpy()])).sum(0)
-        # dx = slope g + tilt x + shift, a channel each
-        count = x.numel() // x.shape[1] * ctx.group.devices
-        shift, tilt = sums * (inverse * weight.detach().numpy() / -count)
+        With g the gradient of y and h = (x - mean) inverse, torch's are weight inverse g, and the sums of g h
+        and of g over this device's pixels. With means over all pixels of all devices,
+        dx = weight inverse (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015).
+        """
+        dx, gh, g = grads
+        sums = self.group.collect(np.array([g.numpy(), gh.numpy()])).sum(0)
+        count = x.numel() // x.shape[1] * self.group.devices
+        shift, tilt = sums * (inverse * self.weight.detach().numpy() / -count)
         tilt *= inverse
-        shift -= tilt * ctx.mean
+        shift -= tilt * mean
         shift, tilt = (torch.from_numpy(each).view(1, -1, 1, 1) for each in (shift, tilt))
-        return out.add_(shift).addcmul_(x, tilt), grad_weight, grad_bias, None, None
+        return dx.add_(shift).addcmul_(x, tilt), gh, g
