@@ -315,9 +315,10 @@ def test_a_resumed_run_counts_for_the_miou_and_not_for_times(tmp_path: Path) -> 
 
 
 def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
-    fake_records.make(tmp_path / "results", rungs=("00", "01"), resumed=1)
+    fake_records.make(tmp_path / "results", rungs=("00", "04", "05"), resumed=1)
     text = page(tmp_path / "results")
-    assert row(text, "01-new-weights", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
+    assert row(text, "04-batch-32", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
+    assert "the mark is the mean over seeds. Every run was resumed, so that no throughput counts." in text
 
 
 @pytest.mark.usefixtures("undrawn")
