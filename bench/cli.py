@@ -292,7 +292,7 @@ def _conclude(result: Result, planned: int, command: str) -> None:
     if missing:
         hint = next((each.hint for each in missing if each.hint), "see above for the reasons")
         raise BenchError(
-            f"{len(missing)} of {planned} runs have no result",
+            f"{len(missing)} of {planned} runs {'have' if len(missing) > 1 else 'has'} no result",
             f"{hint}; the same command then trains only what is missing",
         )
 

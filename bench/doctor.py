@@ -173,7 +173,8 @@ def _device(seen: Mapping[str, Any], wanted: str, work: Workload) -> Line:
         return Line("device", "fail", error.message, error.hint)
     if facts["device"] == "cuda":
         return Line("device", "ok", f"{facts['device_count']} x {facts['gpu']}")
-    found = f"cpu: {facts['cpu'] or 'unknown processor'}, {facts['cores']} cores"
+    cores = f"{facts['cores']} core{'s' * (facts['cores'] != 1)}"
+    found = f"cpu: {facts['cpu'] or 'unknown processor'}, {cores}"
     if (precision := work.values["system"]["precision"]) != "float32":
         return Line(
             "device",

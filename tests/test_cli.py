@@ -338,7 +338,7 @@ def test_a_run_left_to_another_segbench_is_missing(place: Path) -> None:
         lock.close()
     assert done.exit_code == 1
     assert "one seed 0 is trained by another segbench" in done.stderr
-    assert "1 of 2 runs have no result" in done.stderr
+    assert "1 of 2 runs has no result" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------- from the outside

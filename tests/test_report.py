@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,14 @@ def test_more_classes_than_a_legend_holds_have_their_numbers_in_the_table(tmp_pa
     text = page(tmp_path / "results")
     assert "| 150 flag |" in text
     assert "<details><summary>All classes</summary>" in text
+
+
+def test_the_page_of_a_single_run_speaks_of_one(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), cores=1, threads=1)
+    text = page(tmp_path / "results")
+    assert "made `00-mmseg-baseline` seed 0." in text
+    assert "last evaluation, one seed: of the pixels" in text
+    assert not re.search(r"\b1 [a-z]+s\b(?! CSV)", text)
 
 
 @pytest.mark.usefixtures("undrawn")
