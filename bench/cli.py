@@ -374,6 +374,7 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
     default=["00-mmseg-baseline"],
     show_default=True,
     metavar="NAME",
+    shell_complete=completion.matrix,
     help="What both train, as in `run`.",
 )
 @_workload_option
