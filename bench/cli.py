@@ -6,6 +6,7 @@ when it is called. What the user can mend is printed in one place, `_Commands.in
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -51,6 +52,9 @@ class _Commands(click.Group):
 
 def main() -> None:
     """The entry point of `segbench` and `python -m bench`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # ± and → are not in every encoding
     cli(prog_name="segbench")
 
 
