@@ -6,6 +6,7 @@ when it is called. What the user can mend is printed in one place, `_Commands.in
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -51,6 +52,9 @@ class _Commands(click.Group):
 
 def main() -> None:
     """The entry point of `segbench` and `python -m bench`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # ± and → are not in every encoding
     cli(prog_name="segbench")
 
 
@@ -292,7 +296,7 @@ def _conclude(result: Result, planned: int, command: str) -> None:
     if missing:
         hint = next((each.hint for each in missing if each.hint), "see above for the reasons")
         raise BenchError(
-            f"{len(missing)} of {planned} runs have no result",
+            f"{len(missing)} of {planned} runs {'have' if len(missing) > 1 else 'has'} no result",
             f"{hint}; the same command then trains only what is missing",
         )
 
@@ -374,6 +378,7 @@ def _share(ctx: click.Context, option: click.Parameter, text: str) -> float:
     default=["00-mmseg-baseline"],
     show_default=True,
     metavar="NAME",
+    shell_complete=completion.matrix,
     help="What both train, as in `run`.",
 )
 @_workload_option

@@ -132,11 +132,11 @@ def batches(ladder: Ladder) -> Drawn:
     alike = [r for r in ladder.all if changed(r.recipe, last.recipe).keys() <= BATCH_KEYS]
     if len({_batch(rung) for rung in alike}) < 2:
         return None, "no two rungs differ in batch size, its learning rate and sync BN alone."
+    fields = {"final_miou": "mIoU, points", "images_per_s": "throughput, img/s"}
+    known = {field: label for field, label in fields.items() if any(rung.values(field) for rung in alike)}
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, field, label in zip(
-        panels, ("final_miou", "images_per_s"), ("mIoU, points", "throughput, img/s"), strict=True
-    ):
+    panels = figure.subplots(1, len(known), squeeze=False).flat
+    for axes, (field, label) in zip(panels, known.items(), strict=True):
         _against_batch(axes, alike, field)
         axes.set_title(label)
         axes.set_xlabel("batch size, images a step")
@@ -146,9 +146,10 @@ def batches(ladder: Ladder) -> Drawn:
         Line2D([], [], color=GREY, marker="_", markersize=9, linestyle="", label="one seed"),
     ]
     figure.legend(handles=shapes, loc="outside lower center", ncols=3)
+    untimed = " Every run was resumed, so that no throughput counts." if len(known) < len(fields) else ""
     return figure, (
         "Rungs that differ in batch size, its learning rate and sync BN alone; the mark is the mean over "
-        "seeds."
+        f"seeds.{untimed}"
     )
 
 

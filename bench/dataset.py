@@ -176,7 +176,8 @@ def _check_sizes(label_path: Path, label: tuple[int, ...], picture: tuple[int, .
 
 
 def fingerprint(folder: Path) -> str:
-    """12 hex digits of the names and sizes of all pictures and labels. BenchError: one cannot be read."""
+    """12 hex digits of the names and sizes of all pictures and labels. BenchError: one cannot be read, or
+    there is none."""
     digest = hashlib.sha256()
     paths = [
         path
@@ -185,6 +186,11 @@ def fingerprint(folder: Path) -> str:
         for path in _list(split)
         if path.suffix.lower() in endings
     ]
+    if not paths:
+        raise BenchError(
+            f"{folder} is not a data set in the ADE20K layout: there are no pictures in it",
+            _elsewhere(folder),
+        )
     for path in sorted(paths):
         digest.update(f"{path.relative_to(folder)} {look(path).st_size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:12]
@@ -214,13 +220,11 @@ def find_pairs(folder: Path, split: str, leave_out: Collection[str] = ()) -> lis
             _list(path)  # says so where it is only that nobody may look
             raise BenchError(
                 f"{folder} is not a data set in the ADE20K layout: there is no {path}",
-                f"name the folder that holds images/ and annotations/ with --data{_below(folder)}",
+                _elsewhere(folder),
             )
     pictures = [path for path in find_pictures(folder, split) if path.stem not in leave_out]
     if not pictures:
-        raise BenchError(
-            f"{images} holds no pictures", "name the folder that holds images/ and annotations/ with --data"
-        )
+        raise BenchError(f"{images} holds no pictures", _elsewhere(folder))
     named = {path.stem: path for path in _list(labels) if path.suffix.lower() in LABELS}
     lonely = [path for path in pictures if path.stem not in named]
     if lonely:
@@ -254,10 +258,10 @@ def _list(folder: Path) -> list[Path]:
         ) from error
 
 
-def _below(folder: Path) -> str:
-    """Where the data set is, if it is a folder further down: archives are unpacked like that."""
+def _elsewhere(folder: Path) -> str:
+    """What to name instead: a folder further down if a data set is there, as archives are unpacked."""
     there = next((path.parent for path in sorted(folder.glob("*/images")) if os.path.isdir(path)), None)
-    return f": {there}" if there else ""
+    return f"name the folder that holds images/ and annotations/{f': {there}' if there else ''}"
 
 
 def _decode(path: Path, draft: bool = False, header: bool = False) -> tuple[Image.Image, tuple[int, int]]:

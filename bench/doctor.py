@@ -20,7 +20,7 @@ from statistics import median, quantiles
 from typing import Any, Literal
 
 from bench import BenchError, machine, nvml, record, server, vitals
-from bench.workload import Workload, check_data, check_weights
+from bench.workload import Workload, check_data, check_devices, check_weights
 
 FILE = "doctor.json"
 STATES = ("ok", "warn", "fail", "unknown")
@@ -167,9 +167,14 @@ def _built_alike(seen: Mapping[str, Any], installed: Line) -> Line:
 
 def _device(seen: Mapping[str, Any], wanted: str, work: Workload) -> Line:
     facts = seen["facts"]
+    try:
+        check_devices(work, facts["device_count"])
+    except BenchError as error:
+        return Line("device", "fail", error.message, error.hint)
     if facts["device"] == "cuda":
         return Line("device", "ok", f"{facts['device_count']} x {facts['gpu']}")
-    found = f"cpu: {facts['cpu'] or 'unknown processor'}, {facts['cores']} cores"
+    cores = f"{facts['cores']} core{'s' * (facts['cores'] != 1)}"
+    found = f"cpu: {facts['cpu'] or 'unknown processor'}, {cores}"
     if (precision := work.values["system"]["precision"]) != "float32":
         return Line(
             "device",
@@ -373,7 +378,8 @@ def _kernels(seen: Mapping[str, Any]) -> list[Line]:
             continue
         tenths = quantiles(times, n=10)
         spread = (tenths[-1] - tenths[0]) / median(times)
-        with_threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
+        threads = facts["threads"]
+        with_threads = f", {threads} thread{'s' * (threads != 1)}" if facts["device"] == "cpu" else ""
         found = (
             f"a convolution takes {median(times):.3g} ms, four fifths of them {tenths[0]:.3g} to "
             f"{tenths[-1]:.3g}: spread {100 * spread:.0f} % (n = {len(times)}{with_threads})"

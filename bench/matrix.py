@@ -19,7 +19,7 @@ from bench.recipe import Recipe
 from bench.recipe import check as check_recipe
 from bench.seat import ALONE, Seat
 from bench.server import TRAINER
-from bench.workload import Workload, check_data, check_weights
+from bench.workload import Workload, check_data, check_devices, check_weights
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _check(
     """BenchError: something is wrong that shows without torch."""
     check_data(workload, data)
     check_weights(workload, weights)
-    _check_devices(workload, seat.devices)
+    check_devices(workload, seat.devices)
     for recipe in recipes:
         check_recipe(recipe, workload)
 
@@ -190,17 +190,6 @@ def _check_cache(cache: Path, workload: Workload, data: Path | None) -> None:
     if data is None:
         raise BenchError(f"workload {workload.name} makes its own pictures", "leave --cache out")
     Cache(cache, data)
-
-
-def _check_devices(workload: Workload, devices: int) -> None:
-    replicas = workload.values["train"]["replicas"]
-    if replicas % devices:
-        fitting = [str(count) for count in range(1, replicas + 1) if replicas % count == 0]
-        raise BenchError(
-            f"--devices {devices} do not divide the {replicas} replicas of {workload.name}",
-            f"use --devices {' or '.join(filter(None, [', '.join(fitting[:-1]), fitting[-1]]))}",
-            2,
-        )
 
 
 def find_record(folder: Path) -> dict[str, Any] | None:

@@ -78,8 +78,9 @@ def confusion(ladder: Ladder) -> Drawn:
     few = ""
     if len(chosen) < len(names):
         few = f" The {len(chosen)} classes with most pixels mistaken for or by them; all are in the CSV."
+    together = f"all {len(rung.runs)} seeds together" if len(rung.runs) > 1 else "one seed"
     return figure, (
-        f"Rung {rung.label}, last evaluation, all {len(rung.runs)} seeds together: of the pixels of a label "
+        f"Rung {rung.label}, last evaluation, {together}: of the pixels of a label "
         f"(row), how many per cent get which prediction (column); below 0.5 no number. [All pixels, as "
         f"CSV](tables/confusion.csv).{few}"
     )

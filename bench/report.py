@@ -245,8 +245,10 @@ def _where(ladder: Ladder) -> str:
     if run["device"] == "cuda":
         return f"{count} x {run['gpu'] or 'GPU'}"
     threads, beside = run["threads"], run["runs_at_once"] or 1
-    plural = "s" * (threads != 1)
-    parts = [f"{run['cores'] or 'unknown'} cores", f"{threads or 'unknown'} thread{plural} a run"]
+    parts = [
+        f"{run['cores'] or 'unknown'} core{'s' * (run['cores'] != 1)}",
+        f"{threads or 'unknown'} thread{'s' * (threads != 1)} a run",
+    ]
     if beside > 1:
         parts.append(f"{beside} runs side by side, each on cores of its own")
     return f"{run['cpu'] or 'a CPU'} ({', '.join(parts)})"
@@ -427,7 +429,7 @@ def _named(rung: Rung, seed: int) -> str:
 def _counted(ladder: Ladder, names: Sequence[str]) -> str:
     """The runs by name, or that it was all of them."""
     everything = sum(len(rung.runs) for rung in ladder.all)
-    return f"all {everything} runs" if len(names) == everything else ", ".join(names)
+    return f"all {everything} runs" if 1 < everything == len(names) else ", ".join(names)
 
 
 def _examined(ladder: Ladder) -> str:

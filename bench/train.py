@@ -166,8 +166,8 @@ class Run:
         count = self.workload["evaluation"]["evaluations"]
         if self.steps < count:
             raise BenchError(
-                f"{settings['epochs']} epochs of {self.train_images} images give {self.steps} batches of "
-                f"{self.batch_size}, fewer than the {count} evaluations",
+                f"{settings['epochs']} x {self.train_images} images give fewer batches of {self.batch_size} "
+                f"than there are evaluations: {self.steps}, not {count}",
                 "use a smaller batch_size, or give the workload more epochs, images or fewer evaluations",
             )
         self.evaluation_steps = {round(self.steps * part / count) for part in range(1, count + 1)}

@@ -14,7 +14,9 @@ from bench import BenchError, settings
 from bench.recipe import SYSTEM, Recipe
 from bench.settings import FLAG, LINE, TEXT, Settings, choice, count, counts, dump, names, number
 
-__all__ = ["Workload", "check_data", "check_weights", "dump", "load", "parse", "shipped", "system"]
+__all__ = [
+    "Workload", "check_data", "check_devices", "check_weights", "dump", "load", "parse", "shipped", "system",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,18 @@ def check_data(workload: Workload, data: Path | None) -> None:
         )
     if not data.is_dir():
         raise BenchError(f"there is no folder {data}", "name the folder of the pictures with --data DIR")
+
+
+def check_devices(workload: Workload, devices: int) -> None:
+    """BenchError: so many devices cannot share its replicas equally."""
+    replicas = workload.values["train"]["replicas"]
+    if replicas % devices:
+        fitting = [str(count) for count in range(1, replicas + 1) if replicas % count == 0]
+        raise BenchError(
+            f"--devices {devices} does not divide the number of replicas of {workload.name}, {replicas}",
+            f"use --devices {' or '.join(filter(None, [', '.join(fitting[:-1]), fitting[-1]]))}",
+            2,
+        )
 
 
 def check_weights(workload: Workload, weights: Path | None) -> None:

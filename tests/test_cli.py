@@ -338,7 +338,7 @@ def test_a_run_left_to_another_segbench_is_missing(place: Path) -> None:
         lock.close()
     assert done.exit_code == 1
     assert "one seed 0 is trained by another segbench" in done.stderr
-    assert "1 of 2 runs have no result" in done.stderr
+    assert "1 of 2 runs has no result" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------- from the outside
@@ -395,6 +395,17 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "bench", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.startswith("segbench ")
+
+
+def test_what_the_terminal_cannot_show_is_written_as_its_number(place: Path) -> None:
+    (place / "mine.toml").write_text('extends = "00-mmseg-baseline"\ntitle = "5 → 6"\n[optim]\nlr = 0.5\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "recipes", "show", "mine.toml"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"5 \\u2192 6"' in done.stdout  # as TOML would have it
 
 
 # -------------------------------------------------------------------------------------------------- recipes

@@ -28,6 +28,7 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "--recipe"], "n", []),
         (["run", "--workload"], "m", ["mini"]),
         (["doctor", "--workload"], "ade20k-", ["ade20k-fake", "ade20k-native"]),
+        (["check", "--recipe"], "06-batch-128,07-n", ["06-batch-128,07-no-sync-bn"]),
         (["recipes", "show"], "s", []),
         (["recipes", "show"], "12", ["12-compile"]),
         (["recipes", "diff", "00"], "07-", ["07-no-sync-bn", "07-mine.toml"]),

@@ -355,7 +355,7 @@ def test_a_folder_in_another_layout_is_refused(root: Path, missing: str) -> None
     (root / missing).rename(root / "elsewhere")
     with pytest.raises(BenchError, match=f"there is no {root / missing / 'training'}") as caught:
         opened(root)
-    assert "--data" in caught.value.hint
+    assert "images/ and annotations/" in caught.value.hint
 
 
 def test_a_split_without_pictures_is_refused(root: Path) -> None:
@@ -431,6 +431,13 @@ def test_a_fingerprint_is_of_names_and_sizes_in_order(root: Path) -> None:
     text = "".join(f"{path.relative_to(root)} {sizes[path]}\n" for path in sorted(sizes))
     assert text.splitlines()[0].startswith("annotations/training/a.png ")
     assert fingerprint(root) == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_a_folder_without_pictures_has_no_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "ade" / "images").mkdir(parents=True)
+    with pytest.raises(BenchError, match="is not a data set in the ADE20K layout: there are no") as caught:
+        fingerprint(tmp_path)
+    assert caught.value.hint == f"name the folder that holds images/ and annotations/: {tmp_path / 'ade'}"
 
 
 @pytest.mark.parametrize("place", ["images/training", "images", "annotations/training", "annotations"])

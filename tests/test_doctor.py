@@ -133,6 +133,13 @@ def test_a_workload_in_half_precision_fails_on_a_cpu() -> None:
     assert (found.state, "ade20k-fake trains in fp16, which a CPU does not" in found.found) == ("fail", True)
 
 
+def test_devices_that_do_not_divide_the_replicas_fail_as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    see(monkeypatch, facts={"device_count": 3})
+    found = lines(devices=3)["device"]
+    assert (found.state, found.advice) == ("fail", "use --devices 1, 2, 4 or 8")
+    assert found.found == "--devices 3 does not divide the number of replicas of mini, 8"
+
+
 def test_a_device_that_is_not_there_fails_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise BenchError("torch sees no CUDA device here", "use --device cpu")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import assets, record, scenes
+from bench import assets, record, scenes, workload
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "EXTENDING.md").read_text(encoding="utf-8")
@@ -82,6 +82,9 @@ def test_the_page_from_top_to_bottom(place: Place) -> None:
     """One test, since each section stands on those before it."""
     first, rung, data, backbone, optimiser, ci, pandas = SECTIONS
     assert place.follow(first) == ""
+    quick = workload.load(str(place.folder / "quick.toml")).values
+    images = quick["train"]["epochs"] * quick["data"]["train_images"]
+    assert images // 256 >= quick["evaluation"]["evaluations"]  # so that each rung trains on it, 08 too
 
     said = place.follow(rung)
     assert "optim.weight_decay" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,14 @@ def test_more_classes_than_a_legend_holds_have_their_numbers_in_the_table(tmp_pa
     assert "<details><summary>All classes</summary>" in text
 
 
+def test_the_page_of_a_single_run_speaks_of_one(tmp_path: Path) -> None:
+    fake_records.make(tmp_path / "results", seeds=1, rungs=("00",), cores=1, threads=1)
+    text = page(tmp_path / "results")
+    assert "made `00-mmseg-baseline` seed 0." in text
+    assert "last evaluation, one seed: of the pixels" in text
+    assert not re.search(r"\b1 [a-z]+s\b(?! CSV)", text)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_protocols_never_share_a_page(tmp_path: Path) -> None:
     mini = workload.load("mini")
@@ -315,9 +324,10 @@ def test_a_resumed_run_counts_for_the_miou_and_not_for_times(tmp_path: Path) -> 
 
 
 def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
-    fake_records.make(tmp_path / "results", rungs=("00", "01"), resumed=1)
+    fake_records.make(tmp_path / "results", rungs=("00", "04", "05"), resumed=1)
     text = page(tmp_path / "results")
-    assert row(text, "01-new-weights", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
+    assert row(text, "04-batch-32", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
+    assert "the mark is the mean over seeds. Every run was resumed, so that no throughput counts." in text
 
 
 @pytest.mark.usefixtures("undrawn")
