@@ -20,6 +20,10 @@ from bench.sheet import Table, number, signed
 SPEED = "images_per_s"
 NAMES = {SPEED: "throughput", "final_miou": "mIoU"}
 TITLES = {SPEED: "Throughput, img/s", "final_miou": "Final mIoU, points"}
+NEEDED = (
+    f"both folders need {stats.FEWEST} finished seeds of a rung, from one machine: segbench run "
+    f"--seeds {stats.FEWEST} --results DIR"
+)
 LEVELS = {"slower": "error", "worse": "error", "cannot tell": "warning", None: "warning"}
 
 
@@ -43,16 +47,15 @@ def conclude(comparison: Comparison) -> tuple[str, str]:
     if not comparison.strict or comparison.blind:
         return (
             f"nothing could be judged: {_obstacle(comparison)}",
-            comparison.hint
-            or f"both folders need {stats.FEWEST} finished seeds of a rung, from one machine: segbench run "
-            f"--seeds {stats.FEWEST} --results DIR",
+            comparison.hint or NEEDED,
         )
-    return (
-        f"not every rung could be judged, and --strict was given: {_tally(comparison)}",
-        "more pairs show smaller effects: --pairs N"
-        if _paired(comparison)
-        else "more seeds show smaller effects: segbench run --seeds N",
-    )
+    if _paired(comparison):
+        hint = "more pairs show smaller effects: --pairs N"
+    elif any(family.told(None) for family in comparison.families):
+        hint = NEEDED
+    else:
+        hint = "more seeds show smaller effects: segbench run --seeds N"
+    return f"not every rung could be judged, and --strict was given: {_tally(comparison)}", hint
 
 
 def _paired(comparison: Comparison) -> bool:

@@ -190,7 +190,9 @@ def hardware(ladder: Ladder) -> tuple[Sheet, list[str]]:
 def _reason(ladder: Ladder, field: str) -> str:
     said = [(run.record["unmeasured"] or {}).get(field) for rung in ladder.all for run in rung.runs]
     known = sorted({str(reason).rstrip(".") for reason in said if reason})
-    return "; ".join(known) or "not measured"
+    return "; ".join(known) or (
+        "not measured" if any(rung.timed for rung in ladder.all) else "every run was resumed"
+    )
 
 
 def phases(ladder: Ladder) -> Sheet:

@@ -64,9 +64,9 @@ def free_mib(folder: Path) -> float:
 
 
 def standing(folder: Path) -> Path:
-    """`folder`, or the nearest folder above it that is there."""
+    """`folder`, or the nearest path above it that is there."""
     folder = folder.absolute()
-    while not folder.is_dir() and folder != folder.parent:
+    while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 

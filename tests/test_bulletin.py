@@ -102,6 +102,11 @@ def test_the_conclusion_says_what_the_code_means(found: Comparison, code: int, s
     assert bool(bulletin.conclude(found)[1]) == (code != 0)
 
 
+def test_under_strict_rungs_without_records_need_them_and_doubts_need_seeds() -> None:
+    assert "both folders need 3" in bulletin.conclude(comparison(SAME, UNJUDGED, strict=True))[1]
+    assert "more seeds" in bulletin.conclude(comparison(SAME, DOUBT, strict=True))[1]
+
+
 # The table and what stands below it
 
 

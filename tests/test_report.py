@@ -328,6 +328,7 @@ def test_a_ladder_of_resumed_runs_has_no_times(tmp_path: Path) -> None:
     text = page(tmp_path / "results")
     assert row(text, "04-batch-32", 1)[1:4] == ["–", "– (no run that counts)", "– (no run that counts)"]
     assert "the mark is the mean over seeds. Every run was resumed, so that no throughput counts." in text
+    assert "memory, data wait, step, median, step, p95, telemetry: every run was resumed." in text
 
 
 @pytest.mark.usefixtures("undrawn")

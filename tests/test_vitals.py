@@ -85,6 +85,12 @@ def test_a_disk_that_takes_no_file_is_the_users_to_mend() -> None:
         vitals.write_and_read(Path("/proc/results"))
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    with pytest.raises(BenchError, match=f"cannot write {tmp_path / 'results'}: Not a directory"):
+        vitals.write_and_read(tmp_path / "results" / "local")
+
+
 def test_memory_that_is_free_is_a_part_of_all() -> None:
     free, total = vitals.memory_mib()
     assert 0 < free < total
