@@ -37,7 +37,7 @@ def facts(wanted: str, devices: int = 1) -> dict[str, Any]:
         "driver": driver,
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": _cudnn() if cuda else None,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class: who reads it would import torch
         "torchvision": torchvision.__version__,
         "threads": torch.get_num_threads() if cuda else max(1, torch.get_num_threads() // devices),
         "tf32": cuda and torch.backends.cudnn.allow_tf32,

@@ -152,3 +152,7 @@ def test_measuring_the_peak_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
     assert device.measured_peak_tflops(torch.device("cpu"), "float32") > 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_told_of_the_machine_needs_no_torch_to_be_read() -> None:
+    assert {type(value).__module__ for value in device.facts("cpu").values()} == {"builtins"}
