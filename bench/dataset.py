@@ -28,6 +28,7 @@ IGNORE = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LABELS = (".png",)
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+GRAY, RGB = (b"\x08\x00", b"\x08\x03"), (b"\x08\x02",)  # depth and colour: 8 bits, gray or palette; RGB
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -118,12 +119,16 @@ def check_pair(image_path: Path, label_path: Path, classes: int) -> None:
 def _read_pixels(path: Path) -> np.ndarray:
     """A picture (H, W, 4). BenchError: it is damaged, or has more than 8 bits a channel."""
     look(path)  # opening a pipe would wait for ever
-    if path.suffix.lower() != ".png":
-        with suppress(OSError, ValueError):  # then Pillow says what is wrong, or finds that it will do
-            content = path.read_bytes()
-            if simplejpeg.decode_jpeg_header(content)[2] == "YCbCr":
-                pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGBX")
-                return pixels
+    pixels: np.ndarray
+    with suppress(Exception):  # no narrower class comes; Pillow says what is wrong, or finds that it will do
+        content = path.read_bytes()
+        if size := _size_of_png(content, RGB):
+            pixels = np.full((*size, 4), 255, np.uint8)
+            pixels[:, :, :3] = decode_image_png_u8(content, size, "rgb")
+            return pixels
+        if path.suffix.lower() != ".png" and simplejpeg.decode_jpeg_header(content)[2] == "YCbCr":
+            pixels = simplejpeg.decode_jpeg(content, "RGBX")
+            return pixels
     image, _ = _decode(path)
     return np.asarray(image.convert("RGB").convert("RGBX"))
 
@@ -145,7 +150,7 @@ def _read_gray(path: Path) -> np.ndarray:
     look(path)  # opening a pipe would wait for ever
     with suppress(Exception):  # no narrower class comes; Pillow says what is wrong, or finds that it will do
         content = path.read_bytes()
-        if size := _size_of_gray_png(content):
+        if size := _size_of_png(content, GRAY):
             label: np.ndarray = decode_image_png_u8(content, size, "mono")[:, :, 0]
             return label
     image, _ = _decode(path)
@@ -160,11 +165,12 @@ def _read_gray(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _size_of_gray_png(content: bytes) -> tuple[int, int] | None:
-    """Height and width, where a header promises 8-bit gray or palette, and no more pixels than anyone has."""
+def _size_of_png(content: bytes, kinds: Collection[bytes]) -> tuple[int, int] | None:
+    """Height and width, where a header promises one of these depths and colours, and no more pixels than
+    anyone has."""
     width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
-    gray = content.startswith(PNG) and content[24:26] in (b"\x08\x00", b"\x08\x03")
-    return (height, width) if gray and width * height <= (Image.MAX_IMAGE_PIXELS or 0) else None
+    promised = content.startswith(PNG) and content[24:26] in kinds
+    return (height, width) if promised and width * height <= (Image.MAX_IMAGE_PIXELS or 0) else None
 
 
 def _check_sizes(label_path: Path, label: tuple[int, ...], picture: tuple[int, ...]) -> None:

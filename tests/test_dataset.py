@@ -168,6 +168,28 @@ def test_a_jpeg_is_decoded_to_the_pixels_of_pillow(
         assert np.array_equal(opened(root).pair(1)[0][..., :3], np.asarray(image))
 
 
+@pytest.mark.parametrize("size", [(97, 65), (1, 1), (17, 300)])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"compress_level": 0}),
+        ("RGB", {"transparency": (9, 9, 9)}),
+        ("RGBA", {}),
+        ("P", {}),
+        ("L", {}),
+    ],
+)
+def test_a_png_is_decoded_to_the_pixels_of_pillow(
+    root: Path, size: tuple[int, int], mode: str, options: dict[str, Any]
+) -> None:
+    path = both(root, "a")[0]
+    smooth(size).convert(mode).save(path, **options)
+    label(size=size).save(both(root, "a")[1])
+    with Image.open(path) as image:
+        assert np.array_equal(opened(root).pair(0)[0], np.asarray(image.convert("RGB").convert("RGBX")))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_not_turned_by_what_a_camera_notes_in_it(root: Path, orientation: int) -> None:
     """Its label was drawn on the pixels as they are stored."""
