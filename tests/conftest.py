@@ -29,7 +29,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("SEGBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+gc.disable()  # until all is imported, which is no garbage
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: no collector needs to look at it, least of all in each process forked."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
