@@ -190,6 +190,15 @@ def test_a_png_is_decoded_to_the_pixels_of_pillow(
         assert np.array_equal(opened(root).pair(0)[0], np.asarray(image.convert("RGB").convert("RGBX")))
 
 
+def test_common_files_are_decoded_without_pillow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes twice as long, and would hide that the faster libraries no longer do it."""
+    smooth(SIZE).save(both(root, "a")[0])
+    smooth(SIZE).save(root / "images/training/b.jpg")
+    monkeypatch.setattr("bench.dataset._decode", lambda *_, **__: pytest.fail("Pillow was asked"))
+    for index in range(2):
+        opened(root).pair(index)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_not_turned_by_what_a_camera_notes_in_it(root: Path, orientation: int) -> None:
     """Its label was drawn on the pixels as they are stored."""
