@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # ± and → are not in every encoding
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is a Ctrl-C to every command
     cli(prog_name="segbench")
 
 

@@ -733,3 +733,16 @@ def test_an_interrupted_prepare_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
 def test_an_interruption_says_what_it_left(outcomes: list[tuple[str, str | None]], words: str) -> None:
     made = [SimpleNamespace(status=status, error=error) for status, error in outcomes]
     assert cli._saved(made) == words  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_there_is_a_run_to_stop_is_said_in_a_line(tmp_path: Path, number: int) -> None:
+    code = (
+        "import signal\nfrom bench import cli, server\n"
+        f"server.start = lambda trainer: signal.raise_signal({int(number)})\ncli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--recipe", "00", "--seeds", "1"],
+        cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["Interrupted."])
