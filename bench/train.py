@@ -265,6 +265,8 @@ class Run:
         record.write_atomic(folder / "recipe.toml", dump_recipe(self.job.recipe))
         record.write_atomic(folder / "workload.toml", workload.dump(self.job.workload))
         record.write_evals(folder, self.evals)
+        if self.step:  # a kill may have come between the checkpoint and its rows
+            self.log.write(folder / "steps.csv")
         self.write("running")
 
     # ------------------------------------------------------------------------------------- what the loop does

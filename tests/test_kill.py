@@ -83,8 +83,8 @@ def outcome(job: Job) -> tuple[Any, ...]:
 
 
 # A run of this workload: 12 steps, evaluations after 4, 8 and 12, a checkpoint after each. The warm-up
-# has three steps. os.replace: recipe, workload, evals and run.json at the start; then, after each evaluation,
-# the checkpoint (two renames from the second on), evals, steps and run.json.
+# has three steps. os.replace: telemetry, recipe, workload, evals and run.json at the start; then, after each
+# evaluation, the checkpoint (two renames from the second on), evals, steps and run.json; run.json at the end.
 MOMENTS: dict[str, Callable[[], None]] = {
     "in set-up, before anything is written": at_call(learner.Learner, "__init__", 1),
     "in the warm-up": at_call(learner.Learner, "train_step", 2),
@@ -100,7 +100,9 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "at the end, before the last record": at_call(train.artifacts, "write_samples", 1, after=True),
     "at the end, before the checkpoint goes": at_call(checkpoint, "remove", 1),
 }
-RENAMES = [(number, after) for number in (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12) for after in (False, True)]
+LAST_RENAME = 20
+AROUND = (1, 3, 4, 5, *range(6, 12), *range(15, LAST_RENAME + 1))  # the first and the last evaluation, whole
+RENAMES = [(number, after) for number in AROUND for after in (False, True)]
 MOMENTS |= {
     f"{'after' if after else 'before'} rename {number}": at_call(os, "replace", number, after)
     for number, after in RENAMES
@@ -125,6 +127,11 @@ def test_a_run_killed_at_any_moment_ends_as_the_undisturbed_one(
     assert run["lost_s"] >= 0
     assert [row["step"] for row in record.read_evals(job.folder)] == [4, 8, 12]
     assert not any(path.suffix == ".pt" for path in job.folder.iterdir())
+
+
+def test_the_moments_reach_to_the_last_rename(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures, workload=SHORT)
+    assert child(job, at_call(os, "replace", LAST_RENAME + 1)) == 0
 
 
 INSTANTS = np.random.default_rng(0).uniform(0, 1, 20).round(3).tolist()
