@@ -8,16 +8,19 @@ numpy's, which takes a fraction of the time of torch for so little.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.group import Group
 from bench.mailbox import Array
+
+# A layer, the mean and the variance of its batch, and how much more the unbiased variance is.
+Seen = tuple[Any, Tensor, Tensor, float]
 
 
 def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
@@ -30,26 +33,32 @@ def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Modu
             if isinstance(layer, nn.SyncBatchNorm):  # what is compiled leaves it as it is
                 layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
         return model
+    seen: list[Seen] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
-                setattr(parent, name, SyncBatchNorm.like(child, group))
+                setattr(parent, name, SyncBatchNorm.like(child, group, seen))
+    model.register_forward_hook(partial(_follow, seen))
     return model
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """(N, C, H, W) -> the same, normalised by the statistics of all devices while training."""
+    """(N, C, H, W) -> the same, normalised by the statistics of all devices while training.
+
+    Its running statistics follow once the whole model has been passed, all layers together.
+    """
 
     group: Group
+    seen: list[Seen]  # by all layers, and not followed yet
 
     @classmethod
-    def like(cls, layer: nn.BatchNorm2d, group: Group) -> SyncBatchNorm:
+    def like(cls, layer: nn.BatchNorm2d, group: Group, seen: list[Seen]) -> SyncBatchNorm:
         """A layer with the parameters and buffers of `layer`."""
         made = cls(layer.num_features, layer.eps, layer.momentum)
         made.weight, made.bias = layer.weight, layer.bias
         made.running_mean, made.running_var = layer.running_mean, layer.running_var
         made.num_batches_tracked = layer.num_batches_tracked
-        made.group = group
+        made.group, made.seen = group, seen
         return made.train(layer.training)
 
     @torch.compiler.disable  # it talks to other processes, and numpy computes a part
@@ -58,45 +67,61 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """(x - mean) / sqrt(variance + eps) weight + bias, with the mean and variance of all devices."""
         if not self.training:
             return super().forward(x)
-        with torch.no_grad():
-            own = torch.batch_norm_update_stats(x, None, None, 0.0)  # mean and variance, in one pass
-        said = self.group.collect(np.array([each.numpy() for each in own]))
-        means, devices = said[:, 0], self.group.devices
-        mean = means.sum(0) / devices
-        variance = ((means - mean) ** 2 + said[:, 1]).sum(0) / devices
-        count = x.numel() // x.shape[1] * devices
-        self._follow(mean, variance * (count / (count - 1)))
+        pixels, weight, devices = x.detach(), self.weight, self.group.devices
+        own, spread = torch.batch_norm_update_stats(pixels, None, None, 0.0)  # mean and variance, in one pass
+        said = self.group.collect(np.array((own.numpy(), spread.numpy())))
+        mean, variance = together = reduce(add, said)
+        together /= devices
+        apart = (said[:, 0] - mean) ** 2
+        variance += reduce(add, apart) / devices
         shared = torch.from_numpy(mean), torch.from_numpy(variance)
-        out = F.batch_norm(x, *shared, self.weight, self.bias, False, 0.0, self.eps)
-        if out.grad_fn is not None:
-            inverse = 1 / np.sqrt(variance + self.eps)
-            out.grad_fn.register_hook(partial(self._through_statistics, x.detach(), mean, inverse))
+        count = x.numel() // len(mean) * devices
+        self.seen.append((self, *shared, count / (count - 1)))
+        out = torch.batch_norm(x, weight, self.bias, *shared, False, 0.0, self.eps, False)
+        node = out.grad_fn
+        if node is not None:
+            known = self.group, pixels, weight.detach(), mean, variance + self.eps, count
+            node.register_hook(partial(_through_statistics, *known))
         return out
 
-    def _follow(self, mean: Array, variance: Array) -> None:
-        """Move the running statistics towards those of a batch."""
-        layer: Any = self  # torch's types allow one without
-        layer.num_batches_tracked += 1
-        for running, now in ((layer.running_mean, mean), (layer.running_var, variance)):
-            values = running.numpy()  # the same memory
-            values += layer.momentum * (now - values)
 
-    @np.errstate(all="ignore")
-    def _through_statistics(
-        self, x: Tensor, mean: Array, inverse: Array, grads: tuple[Tensor, Tensor, Tensor], _: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of x, weight and bias as torch gives them where mean and variance are constants, with
-        what comes through these added to the first.
+@torch.compiler.disable
+def _follow(seen: list[Seen], *_: Any) -> None:
+    """Move the running statistics of layers, which share a momentum, towards those of the batch just seen."""
+    if not seen:  # the model evaluates
+        return
+    layers, means, variances, unbiased = zip(*seen, strict=True)
+    variances = torch._foreach_mul(variances, unbiased)
+    momentum = layers[0].momentum
+    torch._foreach_lerp_([layer.running_mean for layer in layers], means, momentum)
+    torch._foreach_lerp_([layer.running_var for layer in layers], variances, momentum)
+    torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
+    seen.clear()
 
-        With g the gradient of y and h = (x - mean) inverse, torch's are weight inverse g, and the sums of g h
-        and of g over this device's pixels. With means over all pixels of all devices,
-        dx = weight inverse (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015).
-        """
-        dx, gh, g = grads
-        sums = self.group.collect(np.array([g.numpy(), gh.numpy()])).sum(0)
-        count = x.numel() // x.shape[1] * self.group.devices
-        shift, tilt = sums * (inverse * self.weight.detach().numpy() / -count)
-        tilt *= inverse
-        shift -= tilt * mean
-        shift, tilt = (torch.from_numpy(each).view(1, -1, 1, 1) for each in (shift, tilt))
-        return dx.add_(shift).addcmul_(x, tilt), gh, g
+
+@np.errstate(all="ignore")
+def _through_statistics(
+    group: Group,
+    x: Tensor,
+    weight: Tensor,
+    mean: Array,
+    variance: Array,
+    count: int,
+    grads: tuple[Tensor, Tensor, Tensor],
+    _: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias as torch gives them where mean and variance are constants, with
+    what comes through these added to the first.
+
+    With g the gradient of y and h = (x - mean) inverse, torch's are weight inverse g, and the sums of g h
+    and of g over this device's pixels. With means over all `count` pixels of all devices,
+    dx = weight inverse (g - mean(g) - h mean(g h))  (Ioffe & Szegedy, 2015). `variance` is that with eps.
+    """
+    dx, gh, g = grads
+    sums = reduce(add, group.collect(np.array((g.numpy(), gh.numpy()))))
+    inverse = 1 / np.sqrt(variance)
+    shift, tilt = sums * (inverse * weight.numpy() / count)
+    tilt *= inverse
+    shift -= tilt * mean
+    shift, tilt = (torch.from_numpy(each.reshape(1, -1, 1, 1)) for each in (shift, tilt))
+    return dx.sub_(shift).addcmul_(x, tilt, value=-1), gh, g

@@ -88,8 +88,8 @@ class Group:
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """`model`, its gradients averaged over the devices while the backward pass goes on, in buckets.
 
-        Over a mailbox it stays as it is, for `average` to be called: there, who would carry a bucket is who
-        computes the next.
+        Over a mailbox it stays as it is, and `Gradients.average` does that afterwards: there, who would carry
+        a bucket is who computes the next.
         """
         if self.devices == 1 or self.mailbox is not None:
             return model
@@ -100,15 +100,6 @@ class Group:
         }
         devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **keep_buffers)
-
-    def average(self, model: nn.Module) -> None:
-        """Average the gradients of `model` over the devices, where a step from `wrap` has not done so."""
-        if self.mailbox is None:
-            return
-        grads = [each.grad for each in model.parameters() if each.grad is not None]
-        parts = [grad.as_strided((grad.numel(),), (1,)) for grad in grads]  # as they lie in memory
-        packed = self.add_up(torch.cat(parts)).div_(self.devices)
-        torch._foreach_copy_(parts, packed.split([len(part) for part in parts]))
 
     def hand_on_statistics(self, model: nn.Module) -> None:
         """Give every device the buffers of the first: running statistics are replica 0's."""
@@ -124,6 +115,31 @@ class Group:
         parts = packed.split([buffer.nbytes for buffer in buffers])
         for buffer, part in zip(buffers, parts, strict=True):
             buffer.copy_(part.clone().view(buffer.dtype).view_as(buffer))
+
+
+class Gradients:
+    """The gradients of `model`, every parameter of which takes part in a step of each device of `group`."""
+
+    def __init__(self, model: nn.Module, group: Group) -> None:
+        self._group, self._parameters = group, list(model.parameters())
+        if group.mailbox is None:
+            return
+        sizes = [each.numel() for each in self._parameters]
+        self._packed = torch.zeros(sum(sizes), dtype=self._parameters[0].dtype)
+        self._places = [  # of each in it, lying as its parameter does
+            piece.as_strided(each.shape, each.stride())
+            for piece, each in zip(self._packed.split(sizes), self._parameters, strict=True)
+        ]
+
+    def average(self) -> None:
+        """Average them over the devices, where a step from `group.wrap` has not done so."""
+        if self._group.mailbox is None:
+            return
+        grads: Any = [each.grad for each in self._parameters]
+        torch._foreach_copy_(self._places, grads)
+        self._group.add_up(self._packed).div_(self._group.devices)
+        for parameter, place in zip(self._parameters, self._places, strict=True):
+            parameter.grad = place  # until the next step has gradients of its own
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from bench import BenchError, batchnorm, device, evaluate, noise, optim, pretrai
 from bench import model as models
 from bench.batches import Batch
 from bench.evaluate import Scored
-from bench.group import ALONE, Group
+from bench.group import ALONE, Gradients, Group
 from bench.recipe import Recipe
 from bench.streams import WARM_UP
 from bench.workload import Workload
@@ -62,6 +62,7 @@ class Learner:
         self.sync_bn = self.recipe["replicas"]["sync_bn"]
         if self.sync_bn:
             batchnorm.synchronise(self.model, group, where)
+        self.gradients = Gradients(self.model, group)
         self.objective: Any = group.wrap(replicas.Objective(self.model), where)  # the same parameters
         self.compiled = system["compile"]
         if self.compiled:  # training alone: an evaluation has pictures of many shapes
@@ -92,7 +93,7 @@ class Learner:
             loss = replicas.accumulate(
                 self.objective, images, labels, keep, here, self.sync_bn, scale, group.leads
             )
-        group.average(model)
+        self.gradients.average()
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.step(self.optimizer)

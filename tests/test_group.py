@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench import batchnorm, recipe, scenes, source, workload
 from bench.batches import Batch
-from bench.group import Group, joined
+from bench.group import Gradients, Group, joined
 from bench.learner import Learner
 from bench.mailbox import ROOM, Array, Mailbox
 from bench.model import DeepLab
@@ -95,14 +95,12 @@ def test_every_device_has_its_part_and_hears_of_all(devices: int, apart: bool) -
 def _talk_much(group: Group) -> tuple[Tensor, Tensor, list[Tensor]]:
     """A matrix, a layer's gradients and its buffers, each too large for a mailbox at once."""
     large = torch.arange(ROOM, dtype=torch.float32).view(2, -1) * (group.rank + 1)
-    layer = nn.Conv2d(40, 60, 7)
+    layer = nn.Conv2d(40, 60, 7, bias=False)
     layer.weight.grad = torch.full_like(layer.weight, group.rank).to(memory_format=torch.channels_last)
     layer.weight.grad[:, 3] += torch.arange(60)[:, None, None]
     layer.register_buffer("big", torch.full((ROOM,), group.rank + 5.0))
     layer.register_buffer("count", torch.tensor(group.rank + 9))
-    shared = group.wrap(nn.Linear(1, 1), CPU)
-    if isinstance(shared, nn.Linear):  # else the backward pass does it
-        group.average(layer)
+    Gradients(layer, group).average()  # where `wrap` does not
     group.hand_on_statistics(layer)
     assert layer.weight.grad is not None
     return group.total(large), layer.weight.grad.clone(), [each.clone() for each in layer.buffers()]
@@ -147,6 +145,7 @@ def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -
     """Two steps, so that running statistics have a past; of the second what it gave."""
     net = _net()
     shared = group.wrap(batchnorm.synchronise(net, group, CPU), CPU)
+    gradients = Gradients(net, group)
     for step in range(2):
         torch.manual_seed(step + 1)
         images = torch.randn(count, 3, 6, 5, dtype=torch.float64) * 3 + shift
@@ -156,7 +155,7 @@ def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -
         net.zero_grad()
         out = shared(part)
         (out - targets[mine]).square().mean().backward()
-        group.average(net)
+        gradients.average()
     assert part.grad is not None
     return Passed(
         out.detach(),
