@@ -9,7 +9,7 @@ after another and their gradients add up; running statistics then come from repl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +72,14 @@ def accumulate(
         return loss.detach()
     losses = []
     slices = zip(images.chunk(replicas), labels.chunk(replicas), keep.chunk(replicas), strict=True)
-    for replica, (some_images, some_labels, some_keep) in enumerate(slices):
-        with exchange(objective, now=replica == replicas - 1):
-            with running_statistics(objective, update=leads and replica == 0):
+    with ExitStack() as exits:
+        for replica, (some_images, some_labels, some_keep) in enumerate(slices):
+            if replica == int(leads):  # running statistics are replica 0's
+                exits.enter_context(kept_statistics(objective))
+            with exchange(objective, now=replica == replicas - 1):
                 loss = objective(some_images, some_labels, some_keep, 1) / replicas
-            scale(loss).backward()
-        losses.append(loss.detach())
+                scale(loss).backward()
+            losses.append(loss.detach())
     return torch.stack(losses).sum()
 
 
@@ -90,11 +92,11 @@ def exchange(objective: nn.Module, now: bool) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def running_statistics(model: nn.Module, update: bool) -> Iterator[None]:
-    """Within, batch norm in training mode leaves its running statistics alone unless `update`."""
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Within, batch norm in training mode leaves its running statistics alone."""
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     for layer in layers:
-        layer.track_running_stats = update
+        layer.track_running_stats = False
     try:
         yield
     finally:

@@ -83,14 +83,14 @@ def outcome(job: Job) -> tuple[Any, ...]:
 
 
 # A run of this workload: 12 steps, evaluations after 4, 8 and 12, a checkpoint after each. The warm-up
-# has three steps. os.replace: telemetry, recipe, workload, evals and run.json at the start; then, after each
+# has two steps. os.replace: telemetry, recipe, workload, evals and run.json at the start; then, after each
 # evaluation, the checkpoint (two renames from the second on), evals, steps and run.json; run.json at the end.
 MOMENTS: dict[str, Callable[[], None]] = {
     "in set-up, before anything is written": at_call(learner.Learner, "__init__", 1),
     "in the warm-up": at_call(learner.Learner, "train_step", 2),
-    "before the first real step": at_call(learner.Learner, "train_step", 4),
-    "in the middle of a step": at_call(torch.optim.SGD, "step", 9),
-    "after a step and before the next": at_call(learner.Learner, "train_step", 9, after=True),
+    "before the first real step": at_call(learner.Learner, "train_step", 3),
+    "in the middle of a step": at_call(torch.optim.SGD, "step", 8),
+    "after a step and before the next": at_call(learner.Learner, "train_step", 8, after=True),
     "in the middle of the first evaluation": at_call(learner.Learner, "evaluate", 1),
     "in the middle of a later evaluation": at_call(learner.Learner, "evaluate", 2),
     "after an evaluation, before its checkpoint": at_call(learner.Learner, "evaluate", 2, after=True),
@@ -158,7 +158,7 @@ def test_two_kills_in_a_row_are_counted_and_what_was_lost_adds_up(
     tmp_path: Path, pictures: Path, undisturbed: Job
 ) -> None:
     job = small.job(tmp_path, pictures, workload=SHORT)
-    for number in (9, 5):  # real steps 6 and, after going on from step 4 with its own warm-up, 6 again
+    for number in (8, 4):  # real steps 6 and, after going on from step 4 with its own warm-up, 6 again
         assert child(job, at_call(learner.Learner, "train_step", number)) == -signal.SIGKILL
     assert child(job) == 0
     assert record.read(job.folder)["resumed"] == 2

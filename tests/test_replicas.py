@@ -150,7 +150,7 @@ def test_running_statistics_move_once_a_step(
 
 
 def test_batch_norm_goes_back_to_tracking_after_an_error(net: DeepLab) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"), replicas.running_statistics(net, update=False):
+    with pytest.raises(RuntimeError, match="out of memory"), replicas.kept_statistics(net):
         raise RuntimeError("out of memory")
     assert all(layer.track_running_stats for layer in net.modules() if isinstance(layer, nn.BatchNorm2d))
 

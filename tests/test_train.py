@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import BenchError, checkpoint, dataset, prepare, record
+from bench import BenchError, checkpoint, dataset, learner, prepare, record
 from bench.matrix import Job
 from bench.progress import Progress
 from bench.train import Interrupted, _compare, ready, train
@@ -381,7 +381,7 @@ def test_workers_change_nothing(tmp_path: Path, pictures: Path, finished: Job) -
 def test_the_warm_up_changes_nothing(
     tmp_path: Path, pictures: Path, finished: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.learner.WARM_UP_STEPS", 1)
+    monkeypatch.setitem(learner.WARM_UP_STEPS, "cpu", 1)
     job = small.job(tmp_path, pictures)
     train(job, silent)
     assert outcome(job) == outcome(finished)
