@@ -17,6 +17,7 @@ the process: none outlives the driver.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -27,7 +28,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+gc.disable()  # until all is there: what stays is no garbage, and nobody need look at it during a step
+
+import torch  # noqa: E402
 
 PROTOCOL = 1
 FOREVER = 10**9  # steps
@@ -114,6 +117,8 @@ def main() -> None:
 
     try:
         training = Training(json.loads(sys.stdin.readline()))
+        gc.freeze()
+        gc.enable()
         answer(training.introduce())
         for _ in iter(sys.stdin.readline, ""):
             answer(training.take_step())

@@ -121,6 +121,7 @@ def test_a_package_without_what_is_asked_of_it_is_said_in_a_line(tmp_path: Path)
 
 
 TALKATIVE = """
+import gc
 import os
 from bench import probe
 
@@ -133,7 +134,7 @@ class Training:
         return {"protocol": 1}
 
     def take_step(self):
-        return {"step": 1.0}
+        return {"enabled": gc.isenabled(), "frozen": gc.get_freeze_count() > 100_000}
 
 probe.Training = Training
 probe.main()
@@ -145,5 +146,7 @@ def test_the_end_of_the_input_is_the_end_and_what_is_printed_is_no_answer() -> N
         [sys.executable, "-c", TALKATIVE], input="{}\n\n\n", capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert done.stdout.splitlines() == ['{"protocol": 1}', '{"step": 1.0}', '{"step": 1.0}']
+    introduced, *steps = map(json.loads, done.stdout.splitlines())
+    assert introduced == {"protocol": 1}
+    assert steps == [{"enabled": True, "frozen": True}] * 2  # nobody looks through torch during a step
     assert done.stderr.count("noise") == 2
