@@ -197,7 +197,7 @@ def _notes(other: Revision, own: Revision, pairs: Sequence[Pair]) -> tuple[str, 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM is taken for Ctrl-C, so that worktree and processes are gone in the end."""
+    """All STOPS are taken for Ctrl-C, so that worktree and processes are gone in the end."""
     before = {number: signal.signal(number, _stop) for number in STOPS}
     try:
         yield

@@ -1,7 +1,7 @@
 """The command line: each command loads what it is asked about, calls one function and prints.
 
 `segbench --help` must answer at once, so that only click is imported here and every command imports the rest
-when it is called. What the user can mend is printed in one place, `_Commands.invoke`.
+when it is called. What the user can mend is printed in one place, `_say`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench import INTERRUPTED, BenchError, __version__, completion
+from bench import INTERRUPTED, STOPS, BenchError, __version__, completion, outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,10 +42,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
-            if error.hint:
-                click.echo(f"{click.style('Hint:', fg='cyan', bold=True)} {error.hint}", err=True)
-            ctx.exit(error.code)
+            ctx.exit(_say(error))
         except KeyboardInterrupt:
             click.echo("\nInterrupted.", err=True)
             ctx.exit(INTERRUPTED)
@@ -53,11 +50,25 @@ class _Commands(click.Group):
 
 def main() -> None:
     """The entry point of `segbench` and `python -m bench`."""
-    for stream in (sys.stdout, sys.stderr):
+    for name, kind in (("stdout", outlet.Answers), ("stderr", outlet.Asides)):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # ± and → are not in every encoding
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is a Ctrl-C to every command
-    cli(prog_name="segbench")
+            setattr(sys, name, kind(stream))
+    for number in STOPS:
+        signal.signal(number, signal.default_int_handler)  # is a Ctrl-C to every command
+    try:
+        cli(prog_name="segbench")
+    except BenchError as error:  # of an answer that click gives itself
+        sys.exit(_say(error))
+
+
+def _say(error: BenchError) -> int:
+    """What is wrong and what to do next, on stderr; the exit code."""
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"{click.style('Hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+    return error.code
 
 
 # What a run, a doctor's look and a check that measures are told alike.

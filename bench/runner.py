@@ -43,7 +43,7 @@ def run(
 ) -> Result:
     """Train what the plan says, and tell `display`. Nothing that happens to a run stops the others.
 
-    SIGINT or SIGTERM ends it after what trains has saved its checkpoint, or after `patience_s`; a second
+    One of STOPS ends it after what trains has saved its checkpoint, or after `patience_s`; a second
     one kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
     """
     context = server.start(trainer)
@@ -215,7 +215,7 @@ def _examine(job: Job, trainer: str, display: Display, stop: _Stop) -> tuple[doc
 
 
 class _Stop:
-    """Counts SIGINT and SIGTERM instead of letting them cut something off half-way."""
+    """Counts STOPS instead of letting them cut something off half-way."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -229,4 +229,5 @@ class _Stop:
             signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
-        self.requests += 1
+        if number != signal.SIGHUP or not self.requests:  # of a terminal that goes away one is told twice
+            self.requests += 1

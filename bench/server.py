@@ -37,7 +37,8 @@ def start(trainer: str) -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.gc_off", trainer, "click", "bench.gc_on"])
-    resource_tracker.ensure_running()  # starting it would open the signals again
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    resource_tracker.ensure_running()  # which opens some of them again
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         forkserver.ensure_running()

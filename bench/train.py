@@ -76,7 +76,7 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
     """Train `job` to its end, going on from its checkpoint if there is one; `tell` hears of progress.
 
     The record says how it ended: finished or diverged on return, failed or interrupted where this raises.
-    Raises Interrupted on SIGINT or SIGTERM, after a checkpoint; BenchError for data, weights or a disk that
+    Raises Interrupted on one of STOPS, after a checkpoint; BenchError for data, weights or a disk that
     will not do.
     """
     began = time.perf_counter()
@@ -550,7 +550,7 @@ def _until(stop: _Stop, validation: Scored) -> Scored:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a flag that the loop looks at between steps."""
+    """Turn STOPS into a flag that the loop looks at between steps."""
     stop = _Stop()
     before = {number: signal.signal(number, stop.request) for number in STOPS}
     try:

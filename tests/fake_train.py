@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import BenchError, dataset, record
+from bench import STOPS, BenchError, dataset, record
 from bench.matrix import Job
 from bench.progress import Progress
 
@@ -63,7 +63,7 @@ def ready(job: Job) -> None:
 
 def train(job: Job, tell: Callable[[Progress], None]) -> None:
     asked: list[int] = []
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in STOPS:
         signal.signal(each, lambda number, frame: asked.append(number))
     title = job.recipe.title.split("|")[job.seat.rank]
     if title == "bug":

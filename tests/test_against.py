@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import against, assets, bulletin, matrix, recipe, revision, stats, workload
+from bench import STOPS, against, assets, bulletin, matrix, recipe, revision, stats, workload
 from bench.against import Question
 from bench.check import Comparison
 from bench.duel import Pair
@@ -321,7 +320,7 @@ def test_the_command_tells_progress_on_stderr_and_the_result_on_stdout(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_stop_in_the_middle_leaves_nothing_behind(
     command: list[str], temporary: Path, tmp_path: Path, number: int
 ) -> None:

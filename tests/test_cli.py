@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import BenchError, __version__, cli, doctor, matrix, prepare, record, runner, training
+from bench import STOPS, BenchError, __version__, cli, doctor, matrix, prepare, record, runner, training
 from bench.archive import Watch
 from tests import fake_train, small
 
@@ -735,7 +735,7 @@ def test_an_interruption_says_what_it_left(outcomes: list[tuple[str, str | None]
     assert cli._saved(made) == words  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_stop_before_there_is_a_run_to_stop_is_said_in_a_line(tmp_path: Path, number: int) -> None:
     code = (
         "import signal\nfrom bench import cli, server\n"
@@ -746,3 +746,13 @@ def test_a_stop_before_there_is_a_run_to_stop_is_said_in_a_line(tmp_path: Path, 
         cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["Interrupted."])
+
+
+def test_nohup_is_heard() -> None:
+    code = "import signal\nfrom bench import STOPS\nprint(signal.SIGHUP in STOPS)\n"
+    for how, heard in (("SIG_IGN", "False"), ("SIG_DFL", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+            preexec_fn=lambda how=how: signal.signal(signal.SIGHUP, getattr(signal, how)),
+        )  # fmt: skip
+        assert done.stdout.strip() == heard

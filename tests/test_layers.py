@@ -24,7 +24,7 @@ LAYERS = """
         operators optim checkpoint device \
         | server vitals verification machines machine nvml cache dataset download draft archive scenes \
         places scenery brush streams
-    | soundness workload recipe settings assets record stats clock seat mailbox gc_off gc_on
+    | soundness workload recipe settings assets record stats clock seat mailbox gc_off gc_on outlet
     | __init__
 """
 # `bench.load` is the public door to `record`, opened when somebody knocks.

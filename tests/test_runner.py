@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import BenchError, doctor, matrix, record, runner, training
+from bench import STOPS, BenchError, doctor, matrix, record, runner, training
 from bench.seat import Seat
 from bench.workload import Workload
 from bench.workload import load as load_workload
@@ -176,7 +176,7 @@ def test_a_stop_while_scenes_are_drawn_leaves_nothing(
 # --------------------------------------------------------------------------------------------------- stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_stop_waits_for_the_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
     watcher = Watcher(send(number))
     result = train(ladder("fine", "wait", "later"), tmp_path, watcher=watcher)
@@ -198,6 +198,13 @@ def test_a_second_stop_kills(tmp_path: Path) -> None:
     assert record.read(folder_of(tmp_path, "stubborn"))["status"] == "interrupted"
 
 
+@pytest.mark.skipif(signal.SIGHUP not in STOPS, reason="nohup has us ignore it")
+def test_a_terminal_that_goes_away_may_say_so_twice(tmp_path: Path) -> None:
+    result = train(ladder("wait"), tmp_path, watcher=Watcher(send(signal.SIGHUP, signal.SIGHUP)))
+    assert statuses(result) == ["interrupted"]
+    assert record.read(folder_of(tmp_path, "wait"))["steps_done"] == 7
+
+
 def test_patience_with_a_run_that_does_not_stop_is_bounded(tmp_path: Path) -> None:
     watcher = Watcher(send(signal.SIGTERM))
     result = train(ladder("stubborn"), tmp_path, watcher=watcher, patience_s=0.0)
@@ -206,9 +213,9 @@ def test_patience_with_a_run_that_does_not_stop_is_bounded(tmp_path: Path) -> No
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in STOPS]
     train(ladder("fine"), tmp_path)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(number) for number in STOPS] == before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
