@@ -10,6 +10,7 @@ all have posted, so a slot is never written while somebody still reads it.
 
 from __future__ import annotations
 
+import os
 import time
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 ROOM = 1 << 18  # bytes of a slot
 LOOK_S = 0.002  # how long to look for the others before going to sleep: they do the same work
+ALONE_S = 0.0001  # after so long of it let others have the core: one of them may be who is waited for
 SLEEP_S = 1.0  # at a time
 TIMEOUT_S = 600.0  # as long as an evaluation may keep the others busy
 
@@ -55,7 +57,10 @@ class Mailbox:
     def _await(self, rank: int) -> None:
         posts, began = self._posts[rank], time.perf_counter()
         while not posts.acquire(block=False):
-            if time.perf_counter() < began + LOOK_S:
+            waited = time.perf_counter() - began
+            if waited < LOOK_S:
+                if waited > ALONE_S:
+                    os.sched_yield()
                 continue
             # the kernel counts a sleep by the wall clock, which may be set: short ones, and our own clock
             while not posts.acquire(timeout=SLEEP_S):
