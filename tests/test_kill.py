@@ -102,8 +102,8 @@ MOMENTS: dict[str, Callable[[], None]] = {
 }
 LAST_RENAME = 20
 AROUND = (1, 3, 4, 5, *range(6, 12), *range(15, LAST_RENAME + 1))  # the first and the last evaluation, whole
-# What lies on the disk before one is what lay there after the one before it, and a file to be renamed: of those
-# there are five kinds, and the last of all.
+# Before one lies on the disk what lay there after the one before it, and a file to be renamed: of those there
+# are five kinds, and the last of all.
 RENAMES = [(number, True) for number in AROUND] + [
     (number, False) for number in (1, *range(6, 11), LAST_RENAME)
 ]
