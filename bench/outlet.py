@@ -12,6 +12,8 @@ from bench import BenchError
 class _Outlet:
     """A text stream in all but how it is written to."""
 
+    buffer = None  # where the encoding is ASCII, click would write to that of the stream, past all below
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 

@@ -397,11 +397,12 @@ def test_the_package_runs_as_a_module() -> None:
     assert done.stdout.startswith("segbench ")
 
 
-def test_what_the_terminal_cannot_show_is_written_as_its_number(place: Path) -> None:
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_the_terminal_cannot_show_is_written_as_its_number(place: Path, encoding: str) -> None:
     (place / "mine.toml").write_text('extends = "00-mmseg-baseline"\ntitle = "5 → 6"\n[optim]\nlr = 0.5\n')
     done = subprocess.run(
         [sys.executable, "-m", "bench", "recipes", "show", "mine.toml"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,11 @@ def segbench(*arguments: str, **streams: object) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize(
     "arguments", [["recipes"], ["recipes", "show", "00"], ["--help"], ["--version"], ["run", "--help"]]
 )
-def test_an_answer_that_cannot_be_written_is_an_error_in_a_line(arguments: list[str]) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_an_answer_that_cannot_be_written_is_an_error_in_a_line(arguments: list[str], encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
     with FULL.open("w") as full:
-        done = segbench(*arguments, stdout=full, stderr=subprocess.PIPE)
+        done = segbench(*arguments, stdout=full, stderr=subprocess.PIPE, env=environment)
     assert done.returncode == 1
     error, hint = done.stderr.splitlines()
     assert error == "Error: cannot write the answer: No space left on device"
