@@ -315,12 +315,15 @@ def _conclude(result: Result, planned: int, command: str) -> None:
 
 
 def _saved(outcomes: Sequence[Outcome]) -> str:
-    """What an interruption left; an interrupted run with an error left nothing."""
-    kept = [each for each in outcomes if each.status in ("finished", "interrupted") and not each.error]
-    if not kept:
+    """What an interruption left; an interrupted run without a checkpoint left nothing."""
+    kept = [
+        each.status == "finished" or bool(each.record and each.record["checkpoints"])
+        for each in outcomes
+        if each.status in ("finished", "interrupted")
+    ]
+    if not any(kept):
         return " before anything was saved; this begins again"
-    all_kept = not any(each.status == "interrupted" and each.error for each in outcomes)
-    return f". {'What' if all_kept else 'What else'} was trained is saved; this goes on with it"
+    return f". {'What' if all(kept) else 'What else'} was trained is saved; this goes on with it"
 
 
 def _names(outcomes: list[Outcome], shown: int = 3) -> str:

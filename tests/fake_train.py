@@ -77,7 +77,8 @@ def train(job: Job, tell: Callable[[Progress], None]) -> None:
         _do(title, run, tell, asked)
     except Interrupted:
         (job.folder / "checkpoint.pt").touch()
-        record.write(job.folder, {**run, "status": "interrupted", "steps_done": 7})
+        stopped = {"status": "interrupted", "error": "asked to stop", "steps_done": 7, "checkpoints": 1}
+        record.write(job.folder, {**run, **stopped})
         raise
     except BenchError as error:
         status = "diverged" if title == "diverge" else "failed"

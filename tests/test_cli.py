@@ -380,7 +380,9 @@ def test_ctrl_c_saves_the_run_and_says_how_to_go_on(place: Path) -> None:
         "[1/1] wait seed 0  starts\n",
     ]
     assert process.returncode == 130
-    assert rest.endswith(f"  segbench {shlex.join(arguments)}\n")
+    assert rest.endswith(
+        f"Interrupted. What was trained is saved; this goes on with it:\n  segbench {shlex.join(arguments)}\n"
+    )
     assert "Traceback" not in rest + (folder / "log.txt").read_text()
     run = record.read(folder)
     assert (run["status"], run["steps_done"]) == ("interrupted", 7)
@@ -722,17 +724,15 @@ def test_an_interrupted_prepare_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("outcomes", "words"),
     [
-        ([("interrupted", None)], ". What was trained is saved; this goes on with it"),
-        (
-            [("finished", None), ("interrupted", "early")],
-            ". What else was trained is saved; this goes on with it",
-        ),
-        ([("interrupted", "early")], " before anything was saved; this begins again"),
+        ([("interrupted", 2)], ". What was trained is saved; this goes on with it"),
+        ([("finished", 4), ("interrupted", 0)], ". What else was trained is saved; this goes on with it"),
+        ([("interrupted", 0)], " before anything was saved; this begins again"),
+        ([("interrupted", None)], " before anything was saved; this begins again"),
         ([], " before anything was saved; this begins again"),
     ],
 )
-def test_an_interruption_says_what_it_left(outcomes: list[tuple[str, str | None]], words: str) -> None:
-    made = [SimpleNamespace(status=status, error=error) for status, error in outcomes]
+def test_an_interruption_says_what_it_left(outcomes: list[tuple[str, int | None]], words: str) -> None:
+    made = [SimpleNamespace(status=status, record={"checkpoints": count}) for status, count in outcomes]
     assert cli._saved(made) == words  # type: ignore[arg-type]
 
 

@@ -190,6 +190,8 @@ def test_a_stopped_and_resumed_run_ends_bit_identical(
         train(broken, stop_at(step))
     halfway = record.read(broken.folder)
     assert (halfway["status"], halfway["steps_done"]) == ("interrupted", step + 1)
+    assert halfway["error"] == "asked to stop"
+    assert halfway["checkpoints"] >= 1
     train(broken, silent)
     assert outcome(broken) == outcome(whole)
     run = record.read(broken.folder)
