@@ -84,9 +84,14 @@ def batch(made: Learner, step: int) -> Batch:
 
 
 def learned(made: Learner) -> tuple[list[float], torch.Tensor]:
-    """The losses of three steps, and the weights after them in a row."""
+    """The losses of three steps, and after them weights and running statistics in a row."""
     losses = [float(made.train_step(batch(made, step), step, 0.01)) for step in range(3)]
-    return losses, torch.cat([each.detach().reshape(-1) for each in made.model.parameters()])
+    return losses, state_of(made)
+
+
+def state_of(made: Learner) -> torch.Tensor:
+    made.group.hand_on_statistics(made.model)
+    return torch.cat([each.double().reshape(-1) for each in made.model.state_dict().values()])
 
 
 @RUNGS
@@ -113,7 +118,7 @@ def shared(group: Group, rung: str) -> tuple[list[float], torch.Tensor]:
     parts = [Batch(*(tensor[part] for tensor in vars(each).values())) for each in whole]
     with torch.compiler.set_stance("fail_on_recompile"):
         losses = [float(made.train_step(each, step, 0.01)) for step, each in enumerate(parts)]
-    return losses, torch.cat([each.detach().reshape(-1) for each in made.model.parameters()])
+    return losses, state_of(made)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks, and hides it in vain
