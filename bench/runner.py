@@ -43,8 +43,8 @@ def run(
 ) -> Result:
     """Train what the plan says, and tell `display`. Nothing that happens to a run stops the others.
 
-    One of STOPS ends it after what trains has saved its checkpoint, or after `patience_s`; a second
-    one kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
+    One of STOPS ends it after what trains has saved its checkpoint, or after `patience_s`; a second one but
+    SIGHUP kills the run. Raises BenchError, before anything is trained, where the results cannot be written.
     """
     context = server.start(trainer)
     outcomes: dict[tuple[str, int], Outcome] = {}
@@ -215,10 +215,15 @@ def _examine(job: Job, trainer: str, display: Display, stop: _Stop) -> tuple[doc
 
 
 class _Stop:
-    """Counts STOPS instead of letting them cut something off half-way."""
+    """Counts STOPS instead of letting them cut something off half-way.
+
+    A terminal that goes away says so twice, and whoever ends its session may send SIGTERM as well: that is
+    one request.
+    """
 
     def __init__(self) -> None:
         self.requests = 0
+        self._deliberate = 0
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._count) for number in STOPS}
@@ -229,5 +234,5 @@ class _Stop:
             signal.signal(number, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGHUP or not self.requests:  # of a terminal that goes away one is told twice
-            self.requests += 1
+        self._deliberate += number != signal.SIGHUP
+        self.requests = max(1, self._deliberate)

@@ -199,8 +199,14 @@ def test_a_second_stop_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(signal.SIGHUP not in STOPS, reason="nohup has us ignore it")
-def test_a_terminal_that_goes_away_may_say_so_twice(tmp_path: Path) -> None:
-    result = train(ladder("wait"), tmp_path, watcher=Watcher(send(signal.SIGHUP, signal.SIGHUP)))
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGHUP, signal.SIGHUP), (signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM, signal.SIGHUP)],
+)
+def test_a_terminal_that_goes_away_may_say_so_twice_and_who_ends_its_session_beside(
+    tmp_path: Path, numbers: tuple[int, int]
+) -> None:
+    result = train(ladder("wait"), tmp_path, watcher=Watcher(send(*numbers)))
     assert statuses(result) == ["interrupted"]
     assert record.read(folder_of(tmp_path, "wait"))["steps_done"] == 7
 
