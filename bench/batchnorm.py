@@ -87,14 +87,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 @torch.compiler.disable
 def _follow(seen: list[Seen], *_: Any) -> None:
-    """Move the running statistics of layers, which share a momentum, towards those of the batch just seen."""
+    """Move the running statistics of all layers towards those of the batch just seen."""
     if not seen:  # the model evaluates
         return
     layers, means, variances, unbiased = zip(*seen, strict=True)
     variances = torch._foreach_mul(variances, unbiased)
-    momentum = layers[0].momentum
-    torch._foreach_lerp_([layer.running_mean for layer in layers], means, momentum)
-    torch._foreach_lerp_([layer.running_var for layer in layers], variances, momentum)
+    momenta = [layer.momentum for layer in layers]  # those of a backbone may differ from the head's
+    torch._foreach_lerp_([layer.running_mean for layer in layers], means, momenta)
+    torch._foreach_lerp_([layer.running_var for layer in layers], variances, momenta)
     torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
     seen.clear()
 

@@ -125,7 +125,8 @@ def _net(seed: int = 0) -> nn.Sequential:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
     ).double()
-    for layer in (net[1], net[4]):
+    for layer, momentum in ((net[1], 0.01), (net[4], 0.1)):  # as a MobileNet and the head over it
+        layer.momentum = momentum
         nn.init.uniform_(layer.weight, 0.5, 2)
         nn.init.uniform_(layer.bias)
     return net
