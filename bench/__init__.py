@@ -17,7 +17,7 @@ __all__ = ["BenchError", "__version__", "load"]
 __version__ = "0.1.0"
 
 REGRESSION, CANNOT_JUDGE, INTERRUPTED = 3, 4, 130  # exit codes, beside 0 fine, 1 error and 2 usage
-# What asks to stop: Ctrl-C, who ends jobs, a terminal that goes away, which nohup has us ignore.
+# What asks to stop: Ctrl-C, a scheduler, a terminal that goes away; the last nohup has us ignore.
 STOPS = (
     signal.SIGINT,
     signal.SIGTERM,

@@ -72,7 +72,7 @@ def compare(
     """Throughput of the checkout that this package lies in, over that of its commit `ref`.
 
     `watch` sees the progress. Where one of the two cannot be measured, or they do not train the same, the
-    comparison says so, and its code is 4. SIGTERM ends it as Ctrl-C does. BenchError: a wrong option.
+    comparison says so, and its code is 4. Each of STOPS ends it as Ctrl-C does. BenchError: a wrong option.
     """
     try:
         return _compare(ref, question, watch, pairs, tolerance, strict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from bench import BenchError
@@ -55,7 +56,7 @@ class Answers(_Outlet):
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _heard(self) -> Any:
+    def _heard(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:

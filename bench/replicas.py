@@ -62,9 +62,8 @@ def accumulate(
     """Add the gradients of one step to the parameters; return its loss, a scalar left on the device.
 
     Images, labels and masks are those of the `replicas` that this device carries; `leads`: replica 0 is the
-    first of them. `objective` is an `Objective`, compiled or not; over several devices it averages gradients,
-    and the loss is the mean over this device's replicas. `scale` is what a gradient scaler does to each loss
-    before its backward pass.
+    first of them. `objective` is an `Objective` as `Group.wrap` gave it, compiled or not. The loss is the
+    mean over these replicas; `scale` is what a gradient scaler does to each before its backward pass.
     """
     if sync_bn:
         loss = objective(images, labels, keep, replicas)
