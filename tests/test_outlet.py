@@ -21,9 +21,16 @@ FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 
 
-def segbench(*arguments: str, **streams: object) -> subprocess.CompletedProcess[str]:
+def segbench(*arguments: str, encoding: str = "utf-8", **streams: object) -> subprocess.CompletedProcess[str]:
+    """Run it with buffers, which Python tries to write once more at its end."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUNBUFFERED": ""}
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, text=True, timeout=60, **streams
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        timeout=60,
+        **streams,
     )
 
 
@@ -32,9 +39,8 @@ def segbench(*arguments: str, **streams: object) -> subprocess.CompletedProcess[
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_an_answer_that_cannot_be_written_is_an_error_in_a_line(arguments: list[str], encoding: str) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
     with FULL.open("w") as full:
-        done = segbench(*arguments, stdout=full, stderr=subprocess.PIPE, env=environment)
+        done = segbench(*arguments, encoding=encoding, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     error, hint = done.stderr.splitlines()
     assert error == "Error: cannot write the answer: No space left on device"

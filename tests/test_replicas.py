@@ -149,6 +149,14 @@ def test_running_statistics_move_once_a_step(
     assert all(layer.track_running_stats and layer.training for layer in layers)
 
 
+def test_a_device_without_replica_0_leaves_running_statistics_alone(
+    net: DeepLab, batch: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    before = buffers(net)
+    replicas.accumulate(replicas.Objective(net), *batch, 4, False, leads=False)
+    assert all(torch.equal(value, before[name]) for name, value in buffers(net).items())
+
+
 def test_batch_norm_goes_back_to_tracking_after_an_error(net: DeepLab) -> None:
     with pytest.raises(RuntimeError, match="out of memory"), replicas.kept_statistics(net):
         raise RuntimeError("out of memory")

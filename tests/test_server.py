@@ -53,6 +53,29 @@ def test_nobody_looks_for_garbage_in_what_the_server_has_imported(tmp_path: Path
     assert done.stdout == "(True, True, True)\n"
 
 
+BLOCKED = """
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from bench import STOPS, server
+if __name__ == "__main__":
+    server.start("json")
+    helpers = resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid
+    for status in (Path(f"/proc/{pid}/status").read_text() for pid in helpers):
+        blocked, ignored = (int(status.split(f"Sig{kind}:")[1].split()[0], 16) for kind in ("Blk", "Ign"))
+        print(all((blocked | ignored) >> (number - 1) & 1 for number in STOPS))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
+def test_what_stops_a_command_stops_no_helper_that_its_runs_need(tmp_path: Path) -> None:
+    (tmp_path / "ask.py").write_text(BLOCKED)
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.stdout == "True\n" * 2
+
+
 def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_said_in_a_line(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
