@@ -749,6 +749,21 @@ def test_a_stop_before_there_is_a_run_to_stop_is_said_in_a_line(tmp_path: Path, 
     assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["Interrupted."])
 
 
+def test_what_a_shell_has_a_command_ignore_it_ignores(tmp_path: Path) -> None:
+    code = (
+        "import signal\nfrom bench import cli, server\n"
+        "def start(trainer):\n    signal.raise_signal(signal.SIGINT)\n    raise SystemExit(7)\n"
+        "server.start = start\ncli.main()\n"
+    )
+    for how, code_then in ((signal.SIG_IGN, 7), (signal.SIG_DFL, 130)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "run", "--recipe", "00", "--seeds", "1"], cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+            preexec_fn=lambda how=how: signal.signal(signal.SIGINT, how),
+        )  # fmt: skip
+        assert done.returncode == code_then, done.stderr
+
+
 def test_nohup_is_heard() -> None:
     code = "import signal\nfrom bench import STOPS\nprint(signal.SIGHUP in STOPS)\n"
     for how, heard in (("SIG_IGN", "False"), ("SIG_DFL", "True")):
