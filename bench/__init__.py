@@ -18,11 +18,9 @@ __version__ = "0.1.0"
 
 REGRESSION, CANNOT_JUDGE, INTERRUPTED = 3, 4, 130  # exit codes, beside 0 fine, 1 error and 2 usage
 # What asks to stop: Ctrl-C, a scheduler, a terminal that goes away; the last nohup has us ignore.
-STOPS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    *(number for number in (signal.SIGHUP,) if signal.getsignal(number) is not signal.SIG_IGN),
-)
+STOPS = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    STOPS.append(signal.SIGHUP)
 
 
 class BenchError(Exception):

@@ -56,7 +56,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # ± and → are not in every encoding
             setattr(sys, name, kind(stream))
     for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has Ctrl-C for what it starts with &
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has SIGINT for what it starts with &
             signal.signal(number, signal.default_int_handler)  # is a Ctrl-C to every command
     try:
         cli(prog_name="segbench")

@@ -744,7 +744,8 @@ def test_a_stop_before_there_is_a_run_to_stop_is_said_in_a_line(tmp_path: Path, 
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "run", "--recipe", "00", "--seeds", "1"],
-        cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True, text=True,
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as in a terminal, wherever the tests run
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["Interrupted."])
 
