@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from bench import BenchError
 from bench.dataset import Dataset
-from bench.streams import AUGMENT, ORDER, stream
+from bench.streams import AUGMENT, ORDER, move, stream
 from bench.transform import DRAWS, color, crop_sample, mirror, see
 
 AHEAD = 2  # batches that a worker may be ahead
@@ -55,6 +55,7 @@ class Batches:
     ) -> None:
         self.dataset, self.crop, self.batch_size, self.seed = dataset, crop, batch_size, seed
         self.share = range(batch_size)[share or slice(None)]
+        self._generator = stream(seed, AUGMENT)
         self.seen = None if dataset.kept is None else [see(*pair) for pair in dataset.kept]
 
     def make(self, step: int) -> Batch:
@@ -69,7 +70,7 @@ class Batches:
         first = step * self.batch_size + self.share.start
         for row, (epoch, index) in enumerate(samples(len(self.dataset), first, len(images), self.seed)):
             picture, label = self.seen[index] if self.seen else see(*self.dataset.pair(index))
-            draws = stream(self.seed, AUGMENT, epoch, index).random(DRAWS)
+            draws = move(self._generator, self.seed, AUGMENT, epoch, index).random(DRAWS)
             uniforms[row] = draws[-9:]
             places[row] = crop_sample(picture, label, self.crop, draws, images[row], labels[row])
 

@@ -10,8 +10,24 @@ from __future__ import annotations
 import numpy as np
 
 ORDER, AUGMENT, DROPOUT, WARM_UP, NOISE = range(5)
+_NOTHING = np.zeros(4, np.uint64)
 
 
 def stream(seed: int, purpose: int, major: int = 0, minor: int = 0) -> np.random.Generator:
     """The generator at an address; each of the four numbers is in 0..2^63-1."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, major, minor]))
+    return move(np.random.Generator(np.random.Philox(key=0)), seed, purpose, major, minor)
+
+
+def move(
+    generator: np.random.Generator, seed: int, purpose: int, major: int, minor: int
+) -> np.random.Generator:
+    """A generator that `stream` made, now at another address: a tenth of the time of a new one."""
+    generator.bit_generator.state = {
+        "bit_generator": "Philox",
+        "state": {"key": [seed, purpose], "counter": [0, 0, major, minor]},
+        "buffer": _NOTHING,
+        "buffer_pos": len(_NOTHING),  # nothing is left in it
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return generator

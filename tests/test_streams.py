@@ -7,13 +7,27 @@ import itertools
 import numpy as np
 import pytest
 
-from bench.streams import AUGMENT, DROPOUT, ORDER, WARM_UP, stream
+from bench.streams import AUGMENT, DROPOUT, ORDER, WARM_UP, move, stream
 
 PURPOSES = (ORDER, AUGMENT, DROPOUT, WARM_UP)
 
 
 def test_an_address_is_opened_anew_each_time() -> None:
     assert np.array_equal(stream(3, AUGMENT, 5, 7).random(9), stream(3, AUGMENT, 5, 7).random(9))
+
+
+def test_a_generator_that_moves_leaves_nothing_of_where_it_was_behind() -> None:
+    def halves(generator: np.random.Generator) -> list[int]:
+        """Numbers of 32 bits, of which the generator makes two at a time."""
+        return generator.integers(2**16, size=3, dtype=np.uint32).tolist()
+
+    moved = stream(3, AUGMENT, 5, 7)
+    for address in [(3, AUGMENT, 5, 8), (2**63 - 1, DROPOUT, 2**40, 0)]:
+        moved.random(3)  # of four that were made, one is left
+        halves(moved)
+        fresh = stream(*address)
+        assert halves(move(moved, *address)) == halves(fresh)
+        assert np.array_equal(moved.random(9), fresh.random(9))
 
 
 def test_neighbouring_addresses_share_no_number_of_their_first_thousand() -> None:
