@@ -26,7 +26,12 @@ from tests import small
 from tests.test_train import outcome, silent, stop_at
 
 GPU = "cuda"
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    # what torch says of itself: at the first set_sync_debug_mode, and where it compiles in full float32
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication"),
+]
 
 
 @pytest.fixture(scope="module")
