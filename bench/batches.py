@@ -143,17 +143,17 @@ def train_loader(
     filled = _filled(iter(loader), ring, first)  # which starts the workers
     if device.type == "cpu":
         return filled
-    _pin((ring.images, ring.labels), device)
-    return _staged(filled, device)
+    return _staged(filled, device, _pin((ring.images, ring.labels), device))
 
 
-def _pin(tensors: tuple[Tensor, ...], device: torch.device) -> None:
-    """Let the GPU fetch them itself. Where it may not they stay plain memory: slower, no more."""
-    for tensor in tensors:
+def _pin(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """Let the GPU fetch them itself; those that it may. Others stay plain memory: slower, no more."""
+    for count, tensor in enumerate(tensors):
         if int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)):
             with suppress(RuntimeError):
                 torch.zeros(1, device=device)  # CUDA tells of a failure again, to whoever comes next
-            return
+            return tensors[:count]
+    return tensors
 
 
 def _filled(loader: Iterator[BenchError | None], ring: Batch, first: int) -> Iterator[Batch]:
@@ -163,18 +163,27 @@ def _filled(loader: Iterator[BenchError | None], ring: Batch, first: int) -> Ite
         yield _slot(ring, step)
 
 
-def _staged(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on a GPU, each copied there, on a stream of its own, while the one before is worked on."""
+def _staged(batches: Iterator[Batch], device: torch.device, pinned: tuple[Tensor, ...]) -> Iterator[Batch]:
+    """The batches on a GPU, each copied there, on a stream of its own, while the one before is worked on.
+
+    What is `pinned` is so no longer once nobody asks for more: CUDA takes what has its addresses next for the
+    memory that lay there before, and would fetch that.
+    """
     side, waiting = torch.cuda.Stream(device), None
-    for batch in batches:
-        with torch.cuda.stream(side):
-            images, labels = (part.to(device, non_blocking=True) for part in (batch.images, batch.labels))
-        staged = Batch(images, labels, batch.uniforms.clone(), batch.places.clone()), side.record_event()
+    try:
+        for batch in batches:
+            with torch.cuda.stream(side):
+                images, labels = (part.to(device, non_blocking=True) for part in (batch.images, batch.labels))
+            staged = Batch(images, labels, batch.uniforms.clone(), batch.places.clone()), side.record_event()
+            if waiting is not None:
+                yield _arrived(*waiting)
+            waiting = staged
         if waiting is not None:
             yield _arrived(*waiting)
-        waiting = staged
-    if waiting is not None:
-        yield _arrived(*waiting)
+    finally:
+        side.synchronize()
+        for tensor in pinned:
+            torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:

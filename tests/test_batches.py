@@ -204,8 +204,11 @@ class Gpu:
     def __init__(self, patch: pytest.MonkeyPatch, refused: int) -> None:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []  # where to, where from
         self.refused, self.asked, self.told = refused, 0, 0
-        patch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=self.register))
-        patch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(record_event=self.record))
+        self.pinned: dict[int, int] = {}  # address -> bytes
+        runtime = SimpleNamespace(cudaHostRegister=self.register, cudaHostUnregister=self.unregister)
+        patch.setattr(torch.cuda, "cudart", lambda: runtime)
+        side = SimpleNamespace(record_event=self.record, synchronize=lambda: self.arrive(len(self.copies)))
+        patch.setattr(torch.cuda, "Stream", lambda device: side)
         patch.setattr(torch.cuda, "stream", contextlib.nullcontext)
         patch.setattr(torch.cuda, "current_stream", lambda device: None)
         patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
@@ -214,7 +217,16 @@ class Gpu:
 
     def register(self, address: int, count: int, flags: int) -> int:
         self.asked += 1
+        if not self.refused:
+            taken = [at for at, size in self.pinned.items() if at < address + count and address < at + size]
+            assert not taken, "CUDA would fetch what has lain there before"
+            self.pinned[address] = count
         return self.refused
+
+    def unregister(self, address: int) -> int:
+        assert not self.copies or self.copies[-1][0] is self.copies[-1][1], "it is still being fetched"
+        del self.pinned[address]
+        return 0
 
     def tell(self, *_: object, **__: object) -> None:
         self.told += 1
@@ -248,6 +260,21 @@ def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
         assert len(gpu.copies) == 2 * min(len(made) + 1, 12)
     assert all(equal(one, two) for one, two in zip(made, expected, strict=True))
     assert (gpu.asked, gpu.told) == ((1, 1) if refused else (2, 0))
+
+
+@pytest.mark.parametrize("taken", [1, 5, 12])
+@pytest.mark.parametrize("refused", [0, 1])
+def test_what_a_gpu_may_fetch_from_is_taken_back_before_it_is_freed(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, taken: int, refused: int
+) -> None:
+    """Whoever has the same addresses next would else be read as what lay there before."""
+    source, gpu = batches(dataset), Gpu(monkeypatch, refused)
+    for _ in range(2):
+        loader = train_loader(source, 0, 12, 0, torch.device("cuda", 0))
+        assert len(list(itertools.islice(loader, taken))) == taken
+        assert len(gpu.pinned) == (0 if refused else 2)
+        del loader
+        assert not gpu.pinned
 
 
 def test_a_run_that_is_over_has_no_batches(dataset: Dataset) -> None:
