@@ -4,6 +4,7 @@ torch, as it does that half."""
 from __future__ import annotations
 
 import gc
+import os
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,13 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 WHOLE_RUNS = {"kill", "share", "real", "peers", "cuda"}  # tests of that half, and of no module alone
 EVERYWHERE = {"messages", "reference"}  # what they pass through is tested by its own tests, in less time
 UNMEASURED = {Path(name).stem for name in SETTINGS["omit"]} | WHOLE_RUNS | EVERYWHERE
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """GPUs are shown to tests/test_cuda.py alone, and only where it runs by itself: once torch has learned
+    anything beside one, no process that is forked from it can, and what is left to the machine goes there."""
+    if any("test_cuda" not in name for name in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

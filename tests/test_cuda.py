@@ -1,4 +1,5 @@
-"""What only a GPU can show. Everything here is skipped where torch sees none."""
+"""What only a GPU can show: `pytest tests/test_cuda.py`. All is skipped where torch sees none, as where other
+tests run, too (conftest.py)."""
 
 from __future__ import annotations
 

@@ -40,6 +40,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml, "driver_version", lambda: ("580.1", None))
 
 
+def test_other_tests_than_those_for_a_gpu_are_shown_none() -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])
 def test_without_a_gpu_the_run_is_on_the_cpu_and_says_why_the_rest_is_unknown(
     no_gpu: None, wanted: str
