@@ -48,9 +48,7 @@ class Training:
         compiler = functools.partial(torch.compile, mode=mode)
         with mock.patch("torch.compile", compiler) if mode else contextlib.nullcontext():
             self.learner = Learner(rung, work, 0, where)
-        if (
-            mode == "reduce-overhead"
-        ):  # a graph that runs again, for the next slice, writes over its gradients
+        if mode == "reduce-overhead":  # its graph, run again for the next slice, writes over its gradients
             for parameter in self.learner.model.parameters():
                 parameter.register_hook(torch.clone)
         self.work, self.where, self.step, self.waited = work, where, 0, 0.0
