@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,9 +33,9 @@ SIDE_BY_SIDE = replace(MINI, values={**FOLDER, "train": {**MINI.values["train"],
 @functools.cache
 def pictures() -> Path:
     """A data set of one pair a split."""
-    made = tempfile.TemporaryDirectory()
-    atexit.register(made.cleanup)
-    return small.pair(Path(made.name))
+    made = tempfile.mkdtemp()  # a TemporaryDirectory would end with the first process forked from this one
+    atexit.register(shutil.rmtree, made)
+    return small.pair(Path(made))
 
 
 class Watcher:

@@ -53,6 +53,32 @@ def test_nobody_looks_for_garbage_in_what_the_server_has_imported(tmp_path: Path
     assert done.stdout == "(True, True, True)\n"
 
 
+ENDS = """
+import os
+from multiprocessing import forkserver
+from bench import server
+if __name__ == "__main__":
+    print(server.ask(server.start("wordy"), "wordy", "facts"))
+    os.close(forkserver._forkserver._forkserver_alive_fd)
+    print(os.waitstatus_to_exitcode(os.waitpid(forkserver._forkserver._forkserver_pid, 0)[1]))
+"""
+
+
+def test_what_the_server_has_imported_has_no_last_word(tmp_path: Path) -> None:
+    """Triton's would be that all that the collector was kept from was leaked. Here it is to abort."""
+    (tmp_path / "wordy.py").write_text(
+        "import ctypes\n"
+        "ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).abort)\n"
+        "def facts():\n    return 'fine'\n"
+    )
+    (tmp_path / "ask.py").write_text(ENDS)
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        env={"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("fine\n0\n", "")
+
+
 BLOCKED = """
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
