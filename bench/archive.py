@@ -15,6 +15,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,13 @@ from bench import BenchError
 
 BLOCK = 1 << 20  # bytes read at once
 ENCRYPTED = 0x1  # the flag of such a member
-DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+DAMAGED: tuple[type[Exception], ...] = (
+    OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+with suppress(ImportError):  # before Python 3.14 nothing unpacks it
+    from compression.zstd import ZstdError  # type: ignore[import-not-found]
+
+    DAMAGED += (ZstdError,)
 PACKED_OTHERWISE = "packed in a way that Python cannot read"
 UNPACK = "unpack it and name the folder"
 Tell = Callable[[int, int], None]  # done, in all

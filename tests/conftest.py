@@ -3,6 +3,7 @@ torch, as it does that half."""
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import tomllib
@@ -44,3 +45,4 @@ def pytest_collection_finish() -> None:
     """What is loaded by now stays: no collector needs to look at it, least of all in each process forked."""
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)  # or triton tells of all that it has that it was leaked

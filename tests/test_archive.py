@@ -16,6 +16,9 @@ from bench import BenchError, archive
 from bench.archive import open_source
 from tests.fake_data import Watcher, pack, unpack
 
+METHODS = [  # the last since Python 3.14
+    getattr(zipfile, name) for name in ("ZIP_LZMA", "ZIP_BZIP2", "ZIP_ZSTANDARD") if hasattr(zipfile, name)
+]
 FILES = {"top/a.txt": b"first", "top/below/b.txt": b"second" * 1000, "other.txt": b"third"}
 
 
@@ -190,6 +193,15 @@ def test_an_archive_packed_in_an_unknown_way_is_said_to_be_one(tmp_path: Path) -
     assert caught.value.hint == "unpack it and name the folder"
 
 
+def test_what_is_not_packed_as_it_says_is_damaged_or_packed_in_an_unknown_way(tmp_path: Path) -> None:
+    """Zstandard, which Python knows since 3.14."""
+    with (
+        open_source(flagged(tmp_path, method=93)) as opened,
+        pytest.raises(BenchError, match=r"a.png in .* is (damaged|packed in a way that Python cannot read)"),
+    ):
+        opened.files("")[0].read()
+
+
 def flagged(folder: Path, flags: int = 0, method: int = 0) -> Path:
     """A zip whose only member says of itself that it has these flags and is packed by this method."""
     path = folder / "files.zip"
@@ -202,7 +214,7 @@ def flagged(folder: Path, flags: int = 0, method: int = 0) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_damage_to_a_member_is_refused_however_it_is_packed(tmp_path: Path, method: int) -> None:
     path = tmp_path / "files.zip"
     with zipfile.ZipFile(path, "w", method) as packed:
