@@ -23,6 +23,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -194,7 +195,7 @@ def surroundings() -> dict[str, str]:
         "segbench": f"{facts['git_commit']}{' with changes' if facts['git_dirty'] else ''}",
         "python": facts["python"],
     }
-    installed = {each.name.lower().replace(".", "-"): each.version for each in metadata.distributions()}
+    installed = {re.sub("[._]", "-", each.name.lower()): each.version for each in metadata.distributions()}
     opencv = [name for name in installed if name.startswith("opencv-")]  # it comes under several names
     return found | {name: installed[name] for name in (*PACKAGES, *opencv) if name in installed}
 
