@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -143,7 +144,10 @@ def train_loader(
     filled = _filled(iter(loader), ring, first)  # which starts the workers
     if device.type == "cpu":
         return filled
-    return _staged(filled, device, _pin((ring.images, ring.labels), device))
+    side = torch.cuda.Stream(device)
+    staged = _staged(filled, device, side)
+    finalize(staged, _let_go, _pin((ring.images, ring.labels), device), side)
+    return staged
 
 
 def _pin(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
@@ -156,6 +160,14 @@ def _pin(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...
     return tensors
 
 
+def _let_go(pinned: tuple[Tensor, ...], side: torch.cuda.Stream) -> None:
+    """Pin them no longer, before they are freed: CUDA takes what has their addresses next for the memory that
+    lay there before, and would fetch that."""
+    side.synchronize()
+    for tensor in pinned:
+        torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
+
+
 def _filled(loader: Iterator[BenchError | None], ring: Batch, first: int) -> Iterator[Batch]:
     for step, error in enumerate(loader, first):
         if error is not None:
@@ -163,27 +175,18 @@ def _filled(loader: Iterator[BenchError | None], ring: Batch, first: int) -> Ite
         yield _slot(ring, step)
 
 
-def _staged(batches: Iterator[Batch], device: torch.device, pinned: tuple[Tensor, ...]) -> Iterator[Batch]:
-    """The batches on a GPU, each copied there, on a stream of its own, while the one before is worked on.
-
-    What is `pinned` is so no longer once nobody asks for more: CUDA takes what has its addresses next for the
-    memory that lay there before, and would fetch that.
-    """
-    side, waiting = torch.cuda.Stream(device), None
-    try:
-        for batch in batches:
-            with torch.cuda.stream(side):
-                images, labels = (part.to(device, non_blocking=True) for part in (batch.images, batch.labels))
-            staged = Batch(images, labels, batch.uniforms.clone(), batch.places.clone()), side.record_event()
-            if waiting is not None:
-                yield _arrived(*waiting)
-            waiting = staged
+def _staged(batches: Iterator[Batch], device: torch.device, side: torch.cuda.Stream) -> Iterator[Batch]:
+    """The batches on a GPU, each copied there, on a stream beside, while the one before is worked on."""
+    waiting = None
+    for batch in batches:
+        with torch.cuda.stream(side):
+            images, labels = (part.to(device, non_blocking=True) for part in (batch.images, batch.labels))
+        staged = Batch(images, labels, batch.uniforms.clone(), batch.places.clone()), side.record_event()
         if waiting is not None:
             yield _arrived(*waiting)
-    finally:
-        side.synchronize()
-        for tensor in pinned:
-            torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())
+        waiting = staged
+    if waiting is not None:
+        yield _arrived(*waiting)
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:

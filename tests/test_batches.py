@@ -262,7 +262,7 @@ def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
     assert (gpu.asked, gpu.told) == ((1, 1) if refused else (2, 0))
 
 
-@pytest.mark.parametrize("taken", [1, 5, 12])
+@pytest.mark.parametrize("taken", [0, 1, 5, 12])
 @pytest.mark.parametrize("refused", [0, 1])
 def test_what_a_gpu_may_fetch_from_is_taken_back_before_it_is_freed(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, taken: int, refused: int
