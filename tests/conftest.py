@@ -21,7 +21,7 @@ UNMEASURED = {Path(name).stem for name in SETTINGS["omit"]} | WHOLE_RUNS | EVERY
 def pytest_configure(config: pytest.Config) -> None:
     """GPUs are shown to tests/test_cuda.py alone, and only where it runs by itself: once torch has learned
     anything beside one, no process that is forked from it can, and what is left to the machine goes there."""
-    if any("test_cuda" not in name for name in config.args):
+    if not all(name.split("::")[0].endswith("test_cuda.py") for name in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

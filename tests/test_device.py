@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench import BenchError, device, nvml, record
+from tests import conftest
 
 GPU_FIELDS = {"gpu", "driver", "cuda", "cudnn"}
 
@@ -42,6 +44,25 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_tests_than_those_for_a_gpu_are_shown_none() -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (["tests/test_cuda.py"], True),
+        (["tests/test_cuda.py::test_nccl_starts_with_one_process", "/home/tests/test_cuda.py"], True),
+        (["tests"], False),
+        (["tests/test_cuda.py", "tests/test_device.py"], False),
+        (["/home/test_cuda/tests"], False),
+        (["/home/test_cuda"], False),
+    ],
+)
+def test_only_tests_for_a_gpu_by_themselves_are_shown_one(
+    monkeypatch: pytest.MonkeyPatch, asked: list[str], shown: bool
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    conftest.pytest_configure(SimpleNamespace(args=asked))  # type: ignore[arg-type]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("0" if shown else "")
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])
