@@ -16,7 +16,8 @@ from PIL import Image
 
 from bench.batches import Batch, Batches, samples, train_loader
 from bench.dataset import IGNORE, Dataset
-from bench.transform import color
+from bench.streams import AUGMENT, stream
+from bench.transform import DRAWS, color
 
 IMAGES, CROP, SEED = 7, 16, 3
 CPU = torch.device("cpu")
@@ -157,6 +158,14 @@ def test_copies_of_one_picture_look_different_under_every_seed_epoch_and_index()
     assert len(looks) == 3 * 4 * IMAGES
 
 
+def test_each_sample_draws_from_its_own_address(dataset: Dataset) -> None:
+    """In whatever order the one generator comes by."""
+    batch = batches(dataset, 3 * IMAGES, seed=4).make(1)
+    for row, (epoch, index) in enumerate(samples(IMAGES, 3 * IMAGES, 3 * IMAGES, 4)):
+        drawn = stream(4, AUGMENT, epoch, index).random(DRAWS)
+        assert batch.uniforms[row].tolist() == drawn[-9:].astype(np.float32).tolist()
+
+
 def test_colour_draws_are_not_those_of_the_geometry(dataset: Dataset) -> None:
     batch = batches(dataset, 400).make(0)
     mirrored, step = batch.uniforms[:, 0] < 0.5, batch.places[:, 0] == 0
@@ -198,8 +207,12 @@ def test_the_global_random_state_neither_matters_nor_moves(dataset: Dataset, wor
     assert all(equal(one, two) for one, two in zip(*made, strict=True))
 
 
+REFUSED = {0: "nothing", 5000: "labels", 10**9: "all"}  # bytes below which the fake refuses
+
+
 class Gpu:
-    """Stands in for CUDA: what is copied arrives when it is waited for and no sooner."""
+    """Stands in for CUDA: what is copied arrives when it is waited for and no sooner. It refuses to pin less
+    than `refused` bytes."""
 
     def __init__(self, patch: pytest.MonkeyPatch, refused: int) -> None:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []  # where to, where from
@@ -217,11 +230,12 @@ class Gpu:
 
     def register(self, address: int, count: int, flags: int) -> int:
         self.asked += 1
-        if not self.refused:
-            taken = [at for at, size in self.pinned.items() if at < address + count and address < at + size]
-            assert not taken, "CUDA would fetch what has lain there before"
-            self.pinned[address] = count
-        return self.refused
+        if count < self.refused:
+            return 1
+        taken = [at for at, size in self.pinned.items() if at < address + count and address < at + size]
+        assert not taken, "CUDA would fetch what has lain there before"
+        self.pinned[address] = count
+        return 0
 
     def unregister(self, address: int) -> int:
         assert not self.copies or self.copies[-1][0] is self.copies[-1][1], "it is still being fetched"
@@ -247,7 +261,7 @@ class Gpu:
         self.copies[:count] = [(there, there) for there, _ in self.copies[:count]]
 
 
-@pytest.mark.parametrize("refused", [0, 1])
+@pytest.mark.parametrize("refused", REFUSED, ids=REFUSED.get)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, workers: int, refused: int
@@ -259,11 +273,11 @@ def test_a_gpu_has_each_batch_whole_and_the_next_one_under_way(
         made.append(batch)
         assert len(gpu.copies) == 2 * min(len(made) + 1, 12)
     assert all(equal(one, two) for one, two in zip(made, expected, strict=True))
-    assert (gpu.asked, gpu.told) == ((1, 1) if refused else (2, 0))
+    assert (gpu.asked, gpu.told) == {"nothing": (2, 0), "labels": (2, 1), "all": (1, 1)}[REFUSED[refused]]
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 12])
-@pytest.mark.parametrize("refused", [0, 1])
+@pytest.mark.parametrize("refused", REFUSED, ids=REFUSED.get)
 def test_what_a_gpu_may_fetch_from_is_taken_back_before_it_is_freed(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, taken: int, refused: int
 ) -> None:
@@ -272,7 +286,7 @@ def test_what_a_gpu_may_fetch_from_is_taken_back_before_it_is_freed(
     for _ in range(2):
         loader = train_loader(source, 0, 12, 0, torch.device("cuda", 0))
         assert len(list(itertools.islice(loader, taken))) == taken
-        assert len(gpu.pinned) == (0 if refused else 2)
+        assert len(gpu.pinned) == {"nothing": 2, "labels": 1, "all": 0}[REFUSED[refused]]
         del loader
         assert not gpu.pinned
 
