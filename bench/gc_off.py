@@ -1,7 +1,7 @@
 """Imported by the server of processes before torch: see `gc_on`.
 
-At its end nothing is taken apart: that takes a second, nobody needs it, and of what the collector was kept
-from libraries say that it was leaked, in many lines.
+At its end nothing is taken apart: nobody needs that, and of what the collector was kept from libraries say
+that it was leaked, in many lines.
 """
 
 import atexit
