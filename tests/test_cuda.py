@@ -28,7 +28,9 @@ from tests.test_train import outcome, silent, stop_at
 
 GPU = "cuda"
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="torch sees no GPU, or is shown none: run this file by itself"
+    ),
     # what torch says of itself: at the first set_sync_debug_mode, and where it compiles in full float32
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication"),
