@@ -19,27 +19,36 @@ from torch import Tensor, nn
 from bench.group import Group
 from bench.mailbox import Array
 
-# A layer, the mean and the variance of its batch, and how much more the unbiased variance is.
-Seen = tuple[Any, Tensor, Tensor, float]
 
+def synchronise(model: nn.Module, group: Group, device: torch.device, compiled: bool = False) -> nn.Module:
+    """`model`, of which a step passes each batch norm once, with their statistics shared over the group.
 
-def synchronise(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
-    """`model` with its batch norms sharing their statistics over the group; the same parameters."""
+    Its parameters stay the same; dtype and device of its buffers are no longer changed. `compiled`: it is
+    going to be, all but these layers.
+    """
     if group.devices == 1:
         return model
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        _replace(model, group)
+    if compiled:
         for layer in model.modules():
-            if isinstance(layer, nn.SyncBatchNorm):  # what is compiled leaves it as it is
+            if isinstance(layer, (nn.SyncBatchNorm, SyncBatchNorm)):  # they talk to other processes
                 layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
-        return model
-    seen: list[Seen] = []
+    return model
+
+
+def _replace(model: nn.Module, group: Group) -> None:
+    layers = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
-                setattr(parent, name, SyncBatchNorm.like(child, group, seen))
-    model.register_forward_hook(partial(_follow, seen))
-    return model
+            if isinstance(child, nn.BatchNorm2d):
+                layers.append(SyncBatchNorm.like(child, group))
+                setattr(parent, name, layers[-1])
+    if layers:
+        running = Running(layers)
+        model.register_forward_hook(torch.compiler.disable(running.follow))
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -49,19 +58,19 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """
 
     group: Group
-    seen: list[Seen]  # by all layers, and not followed yet
+    running: Running
+    place: slice  # of its channels among those of all layers
 
     @classmethod
-    def like(cls, layer: nn.BatchNorm2d, group: Group, seen: list[Seen]) -> SyncBatchNorm:
+    def like(cls, layer: nn.BatchNorm2d, group: Group) -> SyncBatchNorm:
         """A layer with the parameters and buffers of `layer`."""
         made = cls(layer.num_features, layer.eps, layer.momentum)
         made.weight, made.bias = layer.weight, layer.bias
         made.running_mean, made.running_var = layer.running_mean, layer.running_var
         made.num_batches_tracked = layer.num_batches_tracked
-        made.group, made.seen = group, seen
+        made.group = group
         return made.train(layer.training)
 
-    @torch.compiler.disable  # it talks to other processes, and numpy computes a part
     @np.errstate(all="ignore")  # what leaves the numbers ends the run, as everywhere, by its loss
     def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + eps) weight + bias, with the mean and variance of all devices."""
@@ -70,14 +79,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
         pixels, weight, devices = x.detach(), self.weight, self.group.devices
         own, spread = torch.batch_norm_update_stats(pixels, None, None, 0.0)  # mean and variance, in one pass
         said = self.group.collect(np.array((own.numpy(), spread.numpy())))
-        mean, variance = together = reduce(add, said)
-        together /= devices
+        together = self.running.seen[:, self.place]
+        mean, variance = np.divide(reduce(add, said), devices, out=together)
         apart = (said[:, 0] - mean) ** 2
         variance += reduce(add, apart) / devices
-        shared = torch.from_numpy(mean), torch.from_numpy(variance)
         count = x.numel() // len(mean) * devices
-        self.seen.append((self, *shared, count / (count - 1)))
-        out = torch.batch_norm(x, weight, self.bias, *shared, False, 0.0, self.eps, False)
+        self.running.unbiased[self.place] = count / (count - 1)
+        shared = torch.from_numpy(mean), torch.from_numpy(variance)
+        out, _, _ = torch.native_batch_norm(x, weight, self.bias, *shared, False, 0.0, self.eps)
         node = out.grad_fn
         if node is not None:
             known = self.group, pixels, weight.detach(), mean, variance + self.eps, count
@@ -85,18 +94,37 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return out
 
 
-@torch.compiler.disable
-def _follow(seen: list[Seen], *_: Any) -> None:
-    """Move the running statistics of all layers towards those of the batch just seen."""
-    if not seen:  # the model evaluates
-        return
-    layers, means, variances, unbiased = zip(*seen, strict=True)
-    variances = torch._foreach_mul(variances, unbiased)
-    momenta = [layer.momentum for layer in layers]  # those of a backbone may differ from the head's
-    torch._foreach_lerp_([layer.running_mean for layer in layers], means, momenta)
-    torch._foreach_lerp_([layer.running_var for layer in layers], variances, momenta)
-    torch._foreach_add_([layer.num_batches_tracked for layer in layers], 1)
-    seen.clear()
+class Running:
+    """The running statistics of all layers, each kind in one piece of memory, so that they follow at once."""
+
+    def __init__(self, layers: list[SyncBatchNorm]) -> None:
+        self.mean = torch.cat([layer.get_buffer("running_mean") for layer in layers])
+        self.variance = torch.cat([layer.get_buffer("running_var") for layer in layers])
+        self.batches = torch.stack([layer.get_buffer("num_batches_tracked") for layer in layers])
+        first, momenta = 0, []
+        for number, layer in enumerate(layers):
+            layer.running, layer.place = self, slice(first, first + layer.num_features)
+            layer.running_mean, layer.running_var = self.mean[layer.place], self.variance[layer.place]
+            layer.num_batches_tracked = self.batches[number]
+            assert layer.momentum is not None  # which would be the mean of all batches so far
+            momenta.append(torch.full_like(layer.running_mean, layer.momentum))
+            first += layer.num_features
+        self.momenta = torch.cat(momenta)  # those of a backbone may differ from the head's
+        self.unbiased = np.ones(first, self.mean.numpy().dtype)  # how much more the unbiased variance is
+        self._begin()
+
+    def _begin(self) -> None:
+        self.seen = np.empty((2, len(self.mean)), self.unbiased.dtype)  # mean and variance of the batch
+
+    def follow(self, model: nn.Module, *_: Any) -> None:
+        """Move them towards those of the batch that `model` has just been passed."""
+        if not model.training:
+            return
+        mean, variance = self.seen
+        self.mean.lerp_(torch.from_numpy(mean), self.momenta)
+        self.variance.lerp_(torch.from_numpy(variance * self.unbiased), self.momenta)
+        self.batches += 1
+        self._begin()  # the backward pass may be still to come
 
 
 @np.errstate(all="ignore")

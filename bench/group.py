@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class Group:
         flat = value.view(-1)
         for piece in flat.split(ROOM // value.itemsize):
             own = piece.numpy()
-            np.add.reduce(self.mailbox.swap(self.rank, own), out=own)  # by ranks, so that all get the same
+            reduce(partial(np.add, out=own), self.mailbox.swap(self.rank, own))  # by ranks: all get the same
         return value
 
     def collect(self, packet: Array) -> Array:
@@ -118,28 +119,33 @@ class Group:
 
 
 class Gradients:
-    """The gradients of `model`, every parameter of which takes part in a step of each device of `group`."""
+    """What a step of each device of `group` gave: its loss, and the gradients of `model`, every parameter of
+    which takes part."""
 
     def __init__(self, model: nn.Module, group: Group) -> None:
         self._group, self._parameters = group, list(model.parameters())
         if group.mailbox is None:
             return
         sizes = [each.numel() for each in self._parameters]
-        self._packed = torch.zeros(sum(sizes), dtype=self._parameters[0].dtype)
+        self._packed = torch.zeros(sum(sizes) + 1, dtype=self._parameters[0].dtype)
+        *pieces, last = self._packed.split([*sizes, 1])
         self._places = [  # of each in it, lying as its parameter does
             piece.as_strided(each.shape, each.stride())
-            for piece, each in zip(self._packed.split(sizes), self._parameters, strict=True)
+            for piece, each in zip(pieces, self._parameters, strict=True)
         ]
+        self._loss = last[0]
 
-    def average(self) -> None:
-        """Average them over the devices, where a step from `group.wrap` has not done so."""
+    def average(self, loss: Tensor) -> Tensor:
+        """Average the gradients over the devices, where a step from `group.wrap` has not done so; the mean of
+        the scalar `loss`."""
         if self._group.mailbox is None:
-            return
+            return self._group.mean(loss)
         grads: Any = [each.grad for each in self._parameters]
-        torch._foreach_copy_(self._places, grads)
+        torch._foreach_copy_([*self._places, self._loss], [*grads, loss])
         self._group.add_up(self._packed).div_(self._group.devices)
         for parameter, place in zip(self._parameters, self._places, strict=True):
             parameter.grad = place  # until the next step has gradients of its own
+        return self._loss.clone()
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Learner:
         self.model = self._build(work.values["model"], weights)
         self.sync_bn = self.recipe["replicas"]["sync_bn"]
         if self.sync_bn:
-            batchnorm.synchronise(self.model, group, where)
+            batchnorm.synchronise(self.model, group, where, system["compile"])
         self.gradients = Gradients(self.model, group)
         self.objective: Any = group.wrap(replicas.Objective(self.model), where)  # the same parameters
         self.compiled = system["compile"]
@@ -93,12 +93,12 @@ class Learner:
             loss = replicas.accumulate(
                 self.objective, images, labels, keep, here, self.sync_bn, scale, group.leads
             )
-        self.gradients.average()
+        loss = self.gradients.average(loss)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return group.mean(loss)
+        return loss
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-ROOM = 1 << 18  # bytes of a slot
+ROOM = 1 << 20  # bytes of a slot
 LOOK_S = 0.002  # how long to look for the others before going to sleep: they do the same work
 ALONE_S = 0.0001  # after so long of it let others have the core: one of them may be who is waited for
 SLEEP_S = 1.0  # at a time
@@ -33,6 +33,7 @@ class Mailbox:
         self._memory = context.RawArray("B", 2 * processes * ROOM)
         self._posts = [context.Semaphore(0) for _ in range(processes)]  # of each: packets posted to it
         self._round = 0
+        self._slots: dict[tuple[int, tuple[int, ...], np.dtype[Any]], Array] = {}  # of those laid out so far
 
     def swap(self, rank: int, packet: Array) -> Array:
         """(processes, *shape): what all processes say, in the order of ranks; to be read before the next.
@@ -40,19 +41,26 @@ class Mailbox:
         `packet`: what `rank`, this process, says; all say as many bytes. ValueError: more than ROOM.
         TimeoutError: somebody does not answer.
         """
-        if packet.nbytes > ROOM:
-            raise ValueError(f"a packet of {packet.nbytes} bytes does not fit into {ROOM}")
-        count = len(self._posts)
-        first, self._round = (self._round % 2) * count * ROOM, self._round + 1
-        strides = ROOM, *packet.strides
-        slots: Array = np.ndarray((count, *packet.shape), packet.dtype, self._memory, first, strides)
+        kind = self._round % 2, packet.shape, packet.dtype
+        if (slots := self._slots.get(kind)) is None:
+            slots = self._slots[kind] = self._lay_out(*kind)
+        self._round += 1
         slots[rank] = packet
         for other, posts in enumerate(self._posts):
             if other != rank:
                 posts.release()
-        for _ in range(count - 1):  # of whichever round: who posts the next has had everybody's of this one
+        for _ in self._posts[1:]:  # of whichever round: who posts the next has had everybody's of this one
             self._await(rank)
         return slots
+
+    def _lay_out(self, turn: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """(processes, *shape): the slots of all, in the one turn or the other."""
+        each: Array = np.ndarray(shape, dtype)
+        if each.nbytes > ROOM:
+            raise ValueError(f"a packet of {each.nbytes} bytes does not fit into {ROOM}")
+        count = len(self._posts)
+        strides = ROOM, *each.strides
+        return np.ndarray((count, *shape), dtype, self._memory, turn * count * ROOM, strides)
 
     def _await(self, rank: int) -> None:
         posts, began = self._posts[rank], time.perf_counter()

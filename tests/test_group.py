@@ -92,27 +92,30 @@ def test_every_device_has_its_part_and_hears_of_all(devices: int, apart: bool) -
         )
 
 
-def _talk_much(group: Group) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _talk_much(group: Group) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """A matrix, a layer's gradients and its buffers, each too large for a mailbox at once."""
     large = torch.arange(ROOM, dtype=torch.float32).view(2, -1) * (group.rank + 1)
-    layer = nn.Conv2d(40, 60, 7, bias=False)
+    layer = nn.Conv2d(80, 80, 7, bias=False)
     layer.weight.grad = torch.full_like(layer.weight, group.rank).to(memory_format=torch.channels_last)
-    layer.weight.grad[:, 3] += torch.arange(60)[:, None, None]
+    layer.weight.grad[:, 3] += torch.arange(80)[:, None, None]
     layer.register_buffer("big", torch.full((ROOM,), group.rank + 5.0))
     layer.register_buffer("count", torch.tensor(group.rank + 9))
-    Gradients(layer, group).average()  # where `wrap` does not
+    gradients = Gradients(layer, group)
+    loss = gradients.average(torch.tensor(group.rank + 2.0))  # of the gradients where `wrap` does not
+    gradients.average(torch.tensor(100.0))  # of the next step, when the loss of this one may not be read yet
     group.hand_on_statistics(layer)
     assert layer.weight.grad is not None
-    return group.total(large), layer.weight.grad.clone(), [each.clone() for each in layer.buffers()]
+    return group.total(large), layer.weight.grad.clone(), loss, [each.clone() for each in layer.buffers()]
 
 
 @APART
 def test_what_fits_into_no_mailbox_arrives_all_the_same(apart: bool) -> None:
-    for rank, (total, grad, buffers) in enumerate(together(3, _talk_much, apart=apart)):
+    for rank, (total, grad, loss, buffers) in enumerate(together(3, _talk_much, apart=apart)):
         assert torch.equal(total, torch.arange(ROOM, dtype=torch.float32).view(2, -1) * 6)
-        expected = torch.full((60, 40, 7, 7), 1.0 if not apart else float(rank))
-        expected[:, 3] += torch.arange(60)[:, None, None]
+        expected = torch.full((80, 80, 7, 7), 1.0 if not apart else float(rank))
+        expected[:, 3] += torch.arange(80)[:, None, None]
         torch.testing.assert_close(grad, expected)
+        assert loss == 3
         assert torch.equal(buffers[0], torch.full((ROOM,), 5.0))
         assert buffers[1] == 9
 
@@ -155,8 +158,9 @@ def _pass(group: Group, count: int, layout: torch.memory_format, shift: float) -
         part = images[mine].contiguous(memory_format=layout).requires_grad_()
         net.zero_grad()
         out = shared(part)
-        (out - targets[mine]).square().mean().backward()
-        gradients.average()
+        loss = (out - targets[mine]).square().mean()
+        loss.backward()
+        gradients.average(loss.detach())
     assert part.grad is not None
     return Passed(
         out.detach(),
@@ -211,6 +215,41 @@ def test_a_layer_passes_on_what_has_left_the_numbers_and_says_nothing_of_it() ->
     out.sum().backward()
     assert not (out[0, 0].abs() > 0.9).any()  # a variance beyond float32
     torch.testing.assert_close(out[0, 1], torch.tensor([[-1.0, 1.0]]), atol=1e-4, rtol=0)
+
+
+def _gradient(net: nn.Sequential, images: Tensor, between: Callable[[], Any]) -> Tensor:
+    images = images.clone().requires_grad_()
+    out = net(images)
+    between()
+    out.pow(3).sum().backward()
+    assert images.grad is not None
+    return images.grad
+
+
+def test_a_pass_in_between_changes_no_gradient() -> None:
+    torch.manual_seed(3)
+    images, others = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
+    expected = _gradient(batchnorm.synchronise(_net(), Twice(0, 2), CPU), images, lambda: None)
+    net = batchnorm.synchronise(_net(), Twice(0, 2), CPU)
+    assert torch.equal(_gradient(net, images, lambda: net(others)), expected)
+
+
+def test_a_pass_that_fails_leaves_nothing_to_the_next() -> None:
+    torch.manual_seed(3)
+    images, others = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
+    nets = [batchnorm.synchronise(_net(), Twice(0, 2), CPU) for _ in range(2)]
+    stop = nets[0][3].register_forward_pre_hook(_refuse)
+    with pytest.raises(MemoryError):
+        nets[0](others)
+    stop.remove()
+    for net in nets:
+        net(images)
+    for name, value in nets[0].named_buffers():
+        assert torch.equal(value, nets[1].get_buffer(name)), name
+
+
+def _refuse(*_: Any) -> None:
+    raise MemoryError
 
 
 # The promise
