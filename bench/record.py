@@ -176,6 +176,8 @@ NUMBERS: tuple[str, ...] = tuple(
 WARNINGS: Mapping[str, str] = {
     "resumed": "The run was interrupted and resumed, so its times give no speed verdict: delete its folder "
     "to measure anew.",
+    "code_changed": "It went on with other code, or another torch, than it began with, so that no commit "
+    "makes the number again: delete its folder to measure anew.",
     "machine_busy": "Other programs used the processor while it trained: close them and measure again.",
     "gpu_shared": "Other processes were on the GPU at the start or the end: measure again without them.",
     "throttled": "The GPU lowered its clocks for heat or power: improve cooling or raise the power limit, "

@@ -58,6 +58,7 @@ TELL_S = 0.25
 ASK_STEPS, ASK_S = 8, 1.0  # over several devices: at most, between two questions whether to save or stop
 MOVED = "it was resumed on another number of machines"
 UNSAID = "the run ended before all its machines could say what they had measured"
+CODE = ("segbench_version", "git_commit", "git_dirty", "torch", "torchvision")  # fields of a record
 SCORES = ("miou", "miou_official", "pixel_accuracy", "mean_accuracy")
 
 Said = TypeVar("Said")
@@ -184,6 +185,8 @@ class Run:
         saved = checkpoint.load(folder, tidy=self.group.leads, **self.checkpoint_of)
         before = record.read(folder) if (folder / "run.json").exists() else record.blank()
         lost = _lost_seconds(folder, saved["telemetry"]["t"] if saved else 0.0)
+        changed = any(before[name] != job.facts[name] for name in CODE) and before["status"] is not None
+        self.code_changed = saved is not None and (changed or "code_changed" in before["warnings"])
         if saved is None:
             if self.group.leads:
                 _clean(folder)
@@ -482,6 +485,8 @@ class Run:
             reasons["data_fingerprint"] = "the data is noise"
         if self.history["resumed"]:
             warnings.append("resumed")
+        if self.code_changed:
+            warnings.append("code_changed")
         if self.identity["git_dirty"]:
             warnings.append("git_dirty")
         if len(self.evaluation_steps) < 5 and self.source.fingerprint:  # noise has no time to target

@@ -248,6 +248,43 @@ def test_every_stop_counts_and_what_was_lost_adds_up(
     assert run["lost_s"] > before > 0
 
 
+def test_a_run_that_goes_on_with_other_code_says_so_to_its_end(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures)
+    other = replace(job, facts={**job.facts, "git_commit": "f" * 40})
+    for step, stage in ((5, job), (9, job), (12, other)):
+        with pytest.raises(Interrupted):
+            train(stage, stop_at(step))
+        assert "code_changed" not in record.read(job.folder)["warnings"] or stage is other
+    assert "code_changed" in record.read(job.folder)["warnings"]
+    train(other, silent)  # with the code of the stage before, but not of the first
+    run = record.read(job.folder)
+    assert (run["status"], run["resumed"]) == ("finished", 3)
+    assert run["warnings"][:2] == ["resumed", "code_changed"]
+
+
+def test_a_run_whose_record_was_lost_goes_on_and_claims_no_change_of_code(
+    tmp_path: Path, pictures: Path
+) -> None:
+    job = small.job(tmp_path, pictures)
+    with pytest.raises(Interrupted):
+        train(job, stop_at(5))
+    (job.folder / "run.json").unlink()
+    train(job, silent)
+    run = record.read(job.folder)
+    assert run["resumed"] == 1
+    assert "code_changed" not in run["warnings"]
+
+
+def test_a_run_that_begins_anew_with_other_code_has_only_that(tmp_path: Path, pictures: Path) -> None:
+    job = small.job(tmp_path, pictures)
+    with pytest.raises(Interrupted):
+        train(replace(job, facts={**job.facts, "torch": "1.0"}), stop_at(5))
+    for name in (checkpoint.NAME, checkpoint.BEFORE):
+        (job.folder / name).unlink(missing_ok=True)
+    train(job, silent)
+    assert "code_changed" not in record.read(job.folder)["warnings"]
+
+
 def test_a_run_on_other_data_does_not_go_on(tmp_path: Path, pictures: Path, finished: Job) -> None:
     job = small.job(tmp_path, pictures)
     with pytest.raises(Interrupted):
