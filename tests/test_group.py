@@ -187,19 +187,36 @@ def test_batch_norm_over_devices_equals_one_process_with_the_whole_batch(
         torch.testing.assert_close(part.statistics, whole.statistics, **close)
 
 
-def test_synchronised_layers_have_the_names_and_values_of_those_before() -> None:
+def _set_apart(net: nn.Sequential, first: int) -> dict[str, Tensor]:
+    """The state of `net` with numbers from `first` on in the place of its own, no two alike."""
+    state = net.state_dict()
+    sizes = [value.numel() for value in state.values()]
+    numbers = torch.arange(first, first + sum(sizes)).split(sizes)
+    return {
+        name: some.view_as(value).to(value.dtype)
+        for (name, value), some in zip(state.items(), numbers, strict=True)
+    }
+
+
+def test_synchronised_layers_have_the_names_and_values_of_those_before_and_take_others() -> None:
     net = _net()
-    before = copy.deepcopy(net.state_dict())
-    after = batchnorm.synchronise(net, Group(0, 2), CPU).state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, others = _set_apart(net, 1), _set_apart(net, 1000)
+    net.load_state_dict(before)
+    batchnorm.synchronise(net, Group(0, 2), CPU)
+    for state in (before, others):
+        after = net.state_dict()
+        assert state.keys() == after.keys()
+        assert all(torch.equal(state[name], after[name]) for name in state)
+        net.load_state_dict(others)
     assert batchnorm.synchronise(_net(), Group(), CPU)[1].__class__ is nn.BatchNorm2d
 
 
 def test_a_synchronised_layer_that_evaluates_talks_to_nobody() -> None:
-    net = batchnorm.synchronise(_net(), Group(0, 2), CPU).eval()  # there is no group to talk to
+    net = batchnorm.synchronise(_net().eval(), Group(0, 2), CPU)  # there is no group to talk to
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    before = copy.deepcopy(net.state_dict())
     assert torch.equal(net(images), _net().eval()(images))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 class Twice(Group):
@@ -215,6 +232,19 @@ def test_a_layer_passes_on_what_has_left_the_numbers_and_says_nothing_of_it() ->
     out.sum().backward()
     assert not (out[0, 0].abs() > 0.9).any()  # a variance beyond float32
     torch.testing.assert_close(out[0, 1], torch.tensor([[-1.0, 1.0]]), atol=1e-4, rtol=0)
+
+
+class Contrary(Group):
+    """Two devices of which the other says the opposite."""
+
+    def collect(self, packet: Array) -> Array:
+        return np.stack([packet, -packet])
+
+
+def test_devices_too_far_apart_for_a_variance_say_nothing_of_it() -> None:
+    layer = batchnorm.synchronise(nn.Sequential(nn.BatchNorm2d(1)), Contrary(0, 2), CPU)
+    layer(torch.full((1, 1, 2, 2), 1e30))  # the square of their distance is beyond float32
+    assert not layer[0].running_var.isfinite()
 
 
 def _gradient(net: nn.Sequential, images: Tensor, between: Callable[[], Any]) -> Tensor:

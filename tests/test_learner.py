@@ -110,7 +110,16 @@ def test_the_order_in_memory_changes_nothing(rung: str) -> None:
     torch.testing.assert_close(last[1], first[1], rtol=1e-8, atol=1e-10)
 
 
-def shared(group: Group, rung: str) -> tuple[list[float], torch.Tensor]:
+NOTED: set[str] = set()
+
+
+def noting(graph: torch.fx.GraphModule, _: Any) -> Any:
+    """A backend that notes what torch.compile has traced, and calls it as it is."""
+    NOTED.update(str(node.target) for node in graph.graph.nodes)
+    return graph.forward
+
+
+def shared(group: Group, rung: str) -> tuple[list[float], torch.Tensor, set[str]]:
     made = Learner(recipe.load(rung), small(compile=True), 0, CPU, None, group)
     made.warm_up([])
     part = group.share(made.batch_size)
@@ -118,14 +127,18 @@ def shared(group: Group, rung: str) -> tuple[list[float], torch.Tensor]:
     parts = [Batch(*(tensor[part] for tensor in vars(each).values())) for each in whole]
     with torch.compiler.set_stance("fail_on_recompile"):
         losses = [float(made.train_step(each, step, 0.01)) for step, each in enumerate(parts)]
-    return losses, state_of(made)
+    return losses, state_of(made), NOTED
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks, and hides it in vain
 @pytest.mark.parametrize(("rung", "apart"), [("00", False), ("07", True)], ids=["mailbox", "apart"])
+@pytest.mark.parametrize("traced", [noting], indirect=True)
 def test_what_is_compiled_is_the_same_on_two_devices(rung: str, apart: bool, traced: list[Any]) -> None:
     alone = learned(learner(rung))
-    for losses, weights in together(2, shared, rung, apart=apart):
+    for losses, weights, noted in together(2, shared, rung, apart=apart):
+        assert any("conv2d" in name for name in noted)
+        of_layers = {name for name in noted if "batch_norm" in name or "lerp" in name}
+        assert bool(of_layers) == (rung == "07")  # what talks to other processes is left as it is
         assert losses == pytest.approx(alone[0], rel=1e-10)
         torch.testing.assert_close(weights, alone[1], rtol=1e-8, atol=1e-10)
 

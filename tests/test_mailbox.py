@@ -27,7 +27,8 @@ def member(box: Mailbox, rank: int, processes: int, wrong: object) -> None:
         np.ones(draw.randrange(20_000)).sum()  # each is late in some rounds
         said = box.swap(rank, packet(rank, number))
         for other in range(processes):
-            if not np.array_equal(said[other], packet(other, number)):
+            expected = packet(other, number)
+            if said.dtype != expected.dtype or not np.array_equal(said[other], expected):
                 wrong.value += 1  # type: ignore[attr-defined]
 
 
