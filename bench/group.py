@@ -53,6 +53,7 @@ class Group:
         """The sum of `value` over the devices, the same on each."""
         return self.add_up(value.clone()) if self.devices > 1 else value
 
+    @np.errstate(all="ignore")  # what leaves the numbers ends the run by its loss, as on one device
     def add_up(self, value: Tensor) -> Tensor:
         """`value`, which is contiguous, with what the other devices have added to it in place."""
         if self.mailbox is None:

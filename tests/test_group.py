@@ -120,6 +120,17 @@ def test_what_fits_into_no_mailbox_arrives_all_the_same(apart: bool) -> None:
         assert buffers[1] == 9
 
 
+def _add_up_much(group: Group) -> Tensor:
+    return group.total(torch.tensor([3e38, float("inf") * (-1) ** group.rank]))
+
+
+@APART
+def test_a_sum_beyond_the_numbers_says_nothing_of_it(apart: bool) -> None:
+    for total in together(2, _add_up_much, apart=apart):
+        assert total[0].isinf()
+        assert total[1].isnan()
+
+
 # Batch norm
 
 
