@@ -222,6 +222,30 @@ def test_synchronised_layers_have_the_names_and_values_of_those_before_and_take_
     assert batchnorm.synchronise(_net(), Group(), CPU)[1].__class__ is nn.BatchNorm2d
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_layers_are_kept_from_the_compiler_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str, compiled: bool
+) -> None:
+    kept = []
+
+    def disable(method: Any) -> Any:
+        kept.append(method.__self__)
+        return method
+
+    monkeypatch.setattr(torch.compiler, "disable", disable)
+    net = batchnorm.synchronise(_net(), Group(0, 2), torch.device(kind), compiled)
+    layers = [each for each in kept if isinstance(each, nn.Module)]
+    assert layers == ([net[1], net[4]] if compiled else [])
+
+
+def test_a_net_without_layers_to_synchronise_stays_as_it_is() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1))
+    images = torch.randn(2, 3, 4, 4)
+    before = net(images)
+    assert torch.equal(batchnorm.synchronise(net, Group(0, 2), CPU)(images), before)
+
+
 def test_a_synchronised_layer_that_evaluates_talks_to_nobody() -> None:
     net = batchnorm.synchronise(_net().eval(), Group(0, 2), CPU)  # there is no group to talk to
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
